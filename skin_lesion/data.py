@@ -128,7 +128,8 @@ def _metadata_file(folder):
     if len(known) == 1:
         return known[0]
     if known:
-        raise ValueError(f"'{folder}' holds {len(known)} tables: {', '.join(str(f) for f in known)}. Give one of these files instead of the folder.")
+        tables = ", ".join(str(file) for file in known)
+        raise ValueError(f"'{folder}' holds {len(known)} tables: {tables}. Give one of these files instead of the folder.")
     empty = [file.name for file in files if not file.read_bytes().strip()]
     found = f"found {', '.join(f.name for f in files) or 'no .csv file'}" + (f"; {', '.join(empty)} is empty" if empty else "")
     wanted = "; ".join(f"{name}: {', '.join(sorted(columns))}" for name, (columns, _) in LAYOUTS.items())
@@ -194,7 +195,7 @@ def load_table(
     _check_ids(table, folder)
     missing = table["image_id"][table["path"].isna()]
     if len(missing) == len(table):
-        warnings.warn(f"None of the {len(table)} photos was found below '{photos or folder}'; the table can be read, the photos cannot.", stacklevel=2)
+        warnings.warn(f"None of the {len(table)} photos was found below '{photos or folder}': this is a table without photos.", stacklevel=2)
     return table
 
 # %% ../nbs/00_data.ipynb #6369c2ee
@@ -290,10 +291,12 @@ def _table_problems(table):
     found += [_problem("missing_photo", [i], f"No file for photo '{i}'.") for i in table["image_id"][table["path"].isna()]]
     for lesion, rows in table.groupby("lesion_id"):
         if rows["dx"].nunique() > 1:
-            found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {', '.join(sorted(set(rows['dx'].astype(str))))}."))
+            diagnoses = ", ".join(sorted(set(rows["dx"].astype(str))))
+            found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {diagnoses}."))
     for dx, n in table.drop_duplicates("lesion_id")["dx"].value_counts().items():
         if dx in CLASSES and n < len(PARTS):
-            found.append(_problem("small_class", table["image_id"][table["dx"] == dx], f"Class {dx} has {n} lesion(s); a split into {len(PARTS)} parts needs {len(PARTS)}."))
+            said = f"Class {dx} has {n} lesion(s); a split into {len(PARTS)} parts needs {len(PARTS)}."
+            found.append(_problem("small_class", table["image_id"][table["dx"] == dx], said))
     return found
 
 # %% ../nbs/00_data.ipynb #2217d5a3
@@ -312,7 +315,8 @@ def _photo_problems(table):
         prints = list(tqdm(pool.map(_fingerprint, rows["path"]), total=len(rows), desc="verify", unit="photo", disable=None))
     rows = rows.assign(print=[p for p, _ in prints], error=[e for _, e in prints])
     bad = rows.dropna(subset="error")
-    found = [_problem("truncated_photo" if "is truncated" in e else "unreadable_photo", [i], e) for i, e in zip(bad["image_id"], bad["error"], strict=True)]
+    kinds = ["truncated_photo" if "is truncated" in error else "unreadable_photo" for error in bad["error"]]
+    found = [_problem(kind, [i], error) for kind, i, error in zip(kinds, bad["image_id"], bad["error"], strict=True)]
     for _, same in rows.dropna(subset="print").groupby("print"):
         if len(same) > 1:
             apart = same["lesion_id"].nunique() > 1
@@ -357,7 +361,10 @@ def split_lesions(
     for dx, lesions in _lesions_of(table, seed).items():
         sizes = [max(1, round(share * len(lesions))) if share else 0 for share in (test, validation)]
         if sum(sizes) >= len(lesions):
-            raise ValueError(f"Class {dx} has {len(lesions)} lesion(s), too few for {sum(sizes)} held out and one to train on. Leave the class out or add lesions.")
+            raise ValueError(
+                f"Class {dx} has {len(lesions)} lesion(s), too few for {sum(sizes)} held out and one to train on. "
+                "Leave the class out or add lesions."
+            )
         ends = np.cumsum(sizes)
         part |= dict.fromkeys(lesions[: ends[0]], "test") | dict.fromkeys(lesions[ends[0] : ends[1]], "validation")
     return table.assign(part=table["lesion_id"].map(part).fillna("train"))
@@ -411,7 +418,8 @@ def load_split(
     check_split(saved)
     part = table["image_id"].map(saved.set_index("image_id")["part"])
     if part.isna().any():
-        raise ValueError(f"Photo '{table['image_id'][part.isna()].iloc[0]}' and {part.isna().sum() - 1} more are not in the split '{path}'. Use the split of this data.")
+        first = table["image_id"][part.isna()].iloc[0]
+        raise ValueError(f"Photo '{first}' and {part.isna().sum() - 1} more are not in the split '{path}'. Use the split of this data.")
     split = table.assign(part=part)
     check_split(split)
     return split
@@ -469,7 +477,9 @@ def pixels(
     "The photos of a table at the model's size, decoded once and kept on disk."
     missing = table["image_id"][table["path"].isna()]
     if len(missing):
-        raise FileNotFoundError(f"{len(missing)} of {len(table)} photos have no file, the first is '{missing.iloc[0]}'. Run `skin-lesion verify` on the folder.")
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(table)} photos have no file, the first is '{missing.iloc[0]}'. Run `skin-lesion verify` on the folder."
+        )
     paths = table["path"].tolist()
     file = cache_folder() / "pixels" / f"{_cache_key(paths, size)}.npy"
     if not file.exists():
@@ -477,8 +487,9 @@ def pixels(
             array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(paths), size, size, 3))
             digests, errors = _fill(array, paths)
             if errors:
-                raise ValueError(f"{len(errors)} of {len(paths)} photos cannot be read, the first: {errors[0]} Run `skin-lesion verify` on the folder.")
+                raise ValueError(f"{len(errors)} of {len(paths)} photos cannot be read, the first: {errors[0]} Run `skin-lesion verify`.")
             array.flush()
+            content = {"fit": FIT, "size": size, "version": __version__, "sha256": dict(zip(paths, digests, strict=True))}
             with atomic_write(file.with_suffix(".json")) as notes:
-                notes.write_text(json.dumps({"fit": FIT, "size": size, "version": __version__, "sha256": dict(zip(paths, digests, strict=True))}))
+                notes.write_text(json.dumps(content))
     return np.load(file, mmap_mode="r")

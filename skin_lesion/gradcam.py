@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['SQUASHING', 'PASSED', 'METHODS', 'Step', 'flat_steps', 'Split', 'split_model', 'gradcam', 'layercam', 'hirescam',
-           'xgradcam', 'gradcam_plus_plus', 'eigencam', 'heatmaps', 'caption', 'overlay', 'panels', 'compare_methods',
-           'top_classes', 'errors', 'gallery']
+           'xgradcam', 'gradcam_plus_plus', 'eigencam', 'heatmaps', 'caption', 'Picture', 'overlay', 'panels',
+           'compare_methods', 'top_classes', 'errors', 'gallery']
 
 # %% ../nbs/04_gradcam.ipynb #f9b541cc
 import weakref
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import keras
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
-import pandas as pd
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from . import data, models
@@ -86,7 +87,8 @@ def flat_steps(
         ) from error
     scores = keras.tree.flatten(outputs)
     if len(scores) != 1 or len(scores[0].shape) != 2:
-        raise ValueError(f"'{model.name}' gives outputs of shape {[s.shape for s in scores]}; expected one of (photos, classes). Pass a model with that output alone.")
+        shapes = [score.shape for score in scores]
+        raise ValueError(f"'{model.name}' gives outputs of shape {shapes}; expected one of (photos, classes). Pass a model with that output alone.")
     return inputs, steps, scores[0]
 
 # %% ../nbs/04_gradcam.ipynb #5c0786c0
@@ -174,7 +176,7 @@ def _targets(steps, logits, names):
     tensors = [step.outputs[0] for step in steps if step.operation.name in names] if names else _last_spatial(steps, logits)
     if not tensors:
         layers = ", ".join(f"{step.operation.name} {step.outputs[0].shape}" for step in steps)
-        raise ValueError(f"No layer of this model keeps places apart (a learned 4-D output larger than 1 x 1), so it has no heatmap. Its layers: {layers}.")
+        raise ValueError(f"No layer of this model keeps places apart (a learned 4-D output above 1 x 1), so it has no heatmap. Its layers: {layers}.")
     if logits not in _after(steps, tensors):
         raise ValueError(f"The logits do not depend on {', '.join(names)}; the last spatial layers are {last}. Choose one of those.")
     return tensors
@@ -249,7 +251,7 @@ def split_model(
     known = getattr(model, "input_shape", None) or (None, *(shape or (None, None, 3)))
     known = known[0] if isinstance(known, list) and len(known) == 1 else known
     if not isinstance(known, tuple) or len(known) != 4 or known[3] != 3:
-        raise ValueError(f"'{model.name}' takes inputs of shape {known}; expected one RGB photo (None, height, width, 3). Pass a model with that input alone.")
+        raise ValueError(f"'{model.name}' takes inputs of shape {known}; expected (None, height, width, 3). Pass a model whose one input is RGB photos.")
     cuts = _CUTS.setdefault(model, {})
     if (names, known) not in cuts:
         cuts[names, known] = _cut(model, names, known[1:])
@@ -259,8 +261,10 @@ def split_model(
 def _gradients(head, activations, class_weights):
     "Gradients of the photos' logits, weighted by `class_weights` (n, classes), with respect to every activation."
 
+    weights = keras.ops.convert_to_tensor(class_weights)
+
     def score(tensors):
-        return keras.ops.sum(keras.ops.cast(head(tensors), "float32") * class_weights)
+        return keras.ops.sum(keras.ops.cast(head(tensors), weights.dtype) * weights)
 
     tensors = [keras.ops.convert_to_tensor(x) for x in activations]
     if keras.backend.backend() == "jax":
@@ -349,7 +353,8 @@ def _resize(maps, size):
 
 def _merge(activations, gradients, weigh, size):
     "The branches' maps on one grid, scaled so that the mean of each is what it contributes, and added up."
-    maps = [np.einsum("nhwc,nhwc->nhw", np.broadcast_to(weigh(a, g), a.shape), a) * a[0, ..., 0].size for a, g in zip(activations, gradients, strict=True)]
+    weights = [np.broadcast_to(weigh(a, g), a.shape) for a, g in zip(activations, gradients, strict=True)]
+    maps = [np.einsum("nhwc,nhwc->nhw", w, a) * a[0, ..., 0].size for w, a in zip(weights, activations, strict=True)]
     return sum(_resize(one.astype("float32"), size) for one in maps)
 
 
@@ -387,7 +392,8 @@ def _checked(photos, first, shape):
     for place, photo in enumerate(photos, start=first):
         found = np.shape(photo)
         if found != tuple(shape):
-            raise ValueError(f"Photo {place} has shape {found}; the model expects {tuple(shape)}. Use data.fit_photo(photo, {shape[0]}); pass a single photo as photo[None].")
+            advice = f"Use data.fit_photo(photo, {shape[0]}); pass a single photo as photo[None]."
+            raise ValueError(f"Photo {place} has shape {found}; the model expects {tuple(shape)}. {advice}")
         if np.asarray(photo).dtype != np.uint8:
             scaled = " It looks scaled to 0..1, which is the model's own business." if np.max(photo) <= 1 else ""
             raise ValueError(
@@ -401,9 +407,10 @@ def _checked_logits(logits):
     "The logits, unless they are broken or probabilities."
     logits = keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32"))
     if not np.isfinite(logits).all():
-        raise ValueError(f"The model gives {logits[~np.isfinite(logits)][0]} instead of class scores. Its weights are damaged; load or train it again.")
+        raise ValueError(f"The model gives {logits[~np.isfinite(logits)][0]} instead of scores. Its weights are damaged; load or train it again.")
     if logits.shape[1] > 1 and (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-3):
-        raise ValueError(f"The model ends in probabilities ({logits[0].round(2).tolist()}) and no softmax was found to take off. Pass a model that ends in logits or in softmax.")
+        found = f"The model ends in probabilities ({logits[0].round(2).tolist()}), and no softmax was found to take off."
+        raise ValueError(f"{found} Pass a model that ends in logits or in softmax.")
     return logits
 
 # %% ../nbs/04_gradcam.ipynb #a46e23f7
@@ -466,6 +473,18 @@ def caption(
     return " · ".join(words)
 
 # %% ../nbs/04_gradcam.ipynb #4c9c87c0
+class Picture(Figure):
+    "A matplotlib Figure that a notebook shows without pyplot, and that a server may draw in any thread."
+
+    def __init__(self, width, height):
+        super().__init__(figsize=(width, height), layout="constrained")
+
+    def _repr_png_(self):
+        content = BytesIO()
+        self.savefig(content, format="png", dpi=72)
+        return content.getvalue()
+
+# %% ../nbs/04_gradcam.ipynb #ac3a885e
 def overlay(
     photo,  # uint8 (h, w, 3)
     heatmap,  # (h, w) in 0..1
@@ -476,7 +495,7 @@ def overlay(
     if np.shape(heatmap) != np.shape(photo)[:2]:
         raise ValueError(f"A heatmap of shape {np.shape(heatmap)} does not fit a photo of shape {np.shape(photo)}; make it with upsample=True.")
     share = opacity * np.asarray(heatmap)[..., None]
-    colours = 255 * plt.get_cmap(colormap)(heatmap)[..., :3]
+    colours = 255 * matplotlib.colormaps[colormap](heatmap)[..., :3]
     return ((1 - share) * photo + share * colours).round().astype("uint8")
 
 
@@ -492,10 +511,10 @@ def _draw(axes, picture, title, mask=None, **options):
 
 
 def _colour_bar(figure, axes, colormap):
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), colormap)
-    figure.colorbar(scale, ax=axes, shrink=0.8, aspect=15, ticks=[0, 0.5, 1]).set_label("evidence for the class,\nshare of its maximum", fontsize=8)
+    bar = figure.colorbar(ScalarMappable(cmap=colormap), ax=axes, shrink=0.8, aspect=15, ticks=[0, 0.5, 1])
+    bar.set_label("evidence, share\nof its maximum", fontsize=8)
 
-# %% ../nbs/04_gradcam.ipynb #ac3a885e
+# %% ../nbs/04_gradcam.ipynb #a790b6c1
 def panels(
     photo,  # uint8 (h, w, 3)
     heatmap,  # (h, w) in 0..1
@@ -504,26 +523,26 @@ def panels(
     colormap="inferno",  # any matplotlib name, e.g. "viridis" or "jet"
 ):  # matplotlib Figure
     "The photo, the heatmap, and one over the other."
-    figure = Figure(figsize=(8, 2.9), layout="constrained")
+    figure = Picture(7, 2.6)
     left, middle, right = figure.subplots(1, 3)
     blend = overlay(photo, heatmap, colormap)
     _draw(left, photo, "photo", mask)
     _draw(middle, heatmap, "heatmap", mask, cmap=colormap, vmin=0, vmax=1)
     _draw(right, blend, "overlay", mask)
     _colour_bar(figure, right, colormap)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 # %% ../nbs/04_gradcam.ipynb #0db81f75
 def _row(photo, pictures, title, mask=None, colormap="inferno"):
     "The photo and one overlay per entry of `pictures` {title: heatmap}, side by side, with a colour bar."
-    figure = Figure(figsize=(1.45 * (len(pictures) + 1) + 0.8, 2.3), layout="constrained")
+    figure = Picture(1.3 * (len(pictures) + 1) + 0.8, 1.9)
     first, *others = figure.subplots(1, len(pictures) + 1)
     _draw(first, photo, "photo", mask)
     for axes, (name, heatmap) in zip(others, pictures.items(), strict=True):
         _draw(axes, overlay(photo, heatmap, colormap), name, mask)
     _colour_bar(figure, others[-1], colormap)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -559,6 +578,19 @@ def top_classes(
     return _row(photo, {f"{CLASS_NAMES.get(name, name)}\n{scores[i]:.2f}": maps[i] for i, name in zip(best, titles, strict=True)}, title)
 
 # %% ../nbs/04_gradcam.ipynb #e74a02af
+def _mistakes(predictions, table, n):
+    "The `n` most confident wrong rows, with `path` and `sure`, the decision's probability."
+    wrong = predictions.dropna(subset="dx").query("decision != dx")
+    if wrong.empty:
+        raise ValueError(f"None of the {len(predictions)} predictions is wrong, so there is no mistake to show.")
+    sure = [row[row["decision"]] for _, row in wrong.iterrows()]
+    wrong = wrong.assign(sure=sure).nlargest(n, "sure").merge(table[["image_id", "path"]], on="image_id", how="left")
+    missing = wrong["image_id"][wrong["path"].isna()]
+    if len(missing):
+        raise ValueError(f"There is no photo of '{missing.iloc[0]}' in the table; give the table that the predictions were made on.")
+    return wrong
+
+
 def errors(
     model,  # the model that made the predictions
     predictions,  # DataFrame: image_id, dx, one probability column per class, decision
@@ -567,20 +599,15 @@ def errors(
     method="gradcam",  # a name in `METHODS`
 ):  # matplotlib Figure
     "The most confident mistakes, with the evidence for the decision and for the truth."
-    wrong = predictions[predictions["decision"] != predictions["dx"]]
-    if wrong.empty:
-        raise ValueError(f"None of the {len(predictions)} predictions is wrong, so there is no mistake to show.")
-    sure = [row[row["decision"]] for _, row in wrong.iterrows()]
-    wrong = wrong.assign(sure=sure).nlargest(n, "sure").merge(table[["image_id", "path"]], on="image_id")
-    size = model.input_shape[1]
-    photos = np.stack([data.fit_photo(path, size) for path in wrong["path"]])
-    figure = Figure(figsize=(7.5, 2.4 * len(wrong)), layout="constrained")
-    rows = figure.subplots(len(wrong), 3, squeeze=False)
+    wrong = _mistakes(predictions, table, n)
+    photos = np.stack([data.fit_photo(path, model.input_shape[1]) for path in wrong["path"]])
     maps = [heatmaps(model, photos, wrong[column], method) for column in ("decision", "dx")]
-    for axes, photo, decided, true, row in zip(rows, photos, *maps, wrong.itertuples(), strict=True):
-        _draw(axes[0], photo, caption(row.image_id).replace("photo ", "photo\n"))
-        _draw(axes[1], overlay(photo, decided), f"decided: {CLASS_NAMES[row.decision]}\np = {row.sure:.2f}")
-        _draw(axes[2], overlay(photo, true), f"true: {CLASS_NAMES[row.dx]}\np = {getattr(row, row.dx):.2f}")
+    figure = Picture(6.4, 2 * len(wrong))
+    rows = figure.subplots(len(wrong), 3, squeeze=False)
+    for axes, photo, decided, true, (_, row) in zip(rows, photos, *maps, wrong.iterrows(), strict=True):
+        _draw(axes[0], photo, caption(row["image_id"]).replace("photo ", "photo\n"))
+        _draw(axes[1], overlay(photo, decided), f"decided: {CLASS_NAMES[row['decision']]}\np = {row['sure']:.2f}")
+        _draw(axes[2], overlay(photo, true), f"true: {CLASS_NAMES[row['dx']]}\np = {row[row['dx']]:.2f}")
         _colour_bar(figure, axes[2], "inferno")
     return figure
 

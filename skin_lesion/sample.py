@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .data import CLASSES, atomic_write, cache_folder
+from .data import atomic_write, cache_folder
 
 # %% ../nbs/09_sample.ipynb #318687da
 CANVAS = 500            # side of the square on which a lesion is drawn, in pixels
@@ -102,13 +102,13 @@ class Body:
     red: tuple         # amount of red
 
 BODIES = {
-    "akiec": Body((0.34, 0.65), (0.14, 0.30), (0.10, 0.20), (0.05, 0.35), (0.20, 0.50)),
-    "bcc":   Body((0.28, 0.55), (0.08, 0.22), (0.06, 0.18), (0.03, 0.30), (0.10, 0.40)),
-    "bkl":   Body((0.32, 0.65), (0.06, 0.18), (0.02, 0.06), (0.25, 0.95), (0.00, 0.20)),
-    "df":    Body((0.25, 0.50), (0.03, 0.12), (0.12, 0.22), (0.15, 0.50), (0.10, 0.35)),
-    "nv":    Body((0.22, 0.52), (0.02, 0.12), (0.05, 0.15), (0.50, 1.35), (0.00, 0.25)),
-    "vasc":  Body((0.20, 0.46), (0.04, 0.16), (0.03, 0.10), (0.00, 0.25), (0.30, 0.75)),
-    "mel":   Body((0.36, 0.67), (0.12, 0.30), (0.03, 0.10), (0.45, 1.40), (0.00, 0.25)),
+    "akiec": Body((0.40, 0.66), (0.14, 0.30), (0.10, 0.20), (0.05, 0.30), (0.25, 0.50)),
+    "bcc":   Body((0.32, 0.58), (0.08, 0.22), (0.06, 0.18), (0.03, 0.28), (0.05, 0.30)),
+    "bkl":   Body((0.34, 0.65), (0.06, 0.18), (0.02, 0.06), (0.25, 0.90), (0.00, 0.20)),
+    "df":    Body((0.28, 0.52), (0.03, 0.12), (0.12, 0.22), (0.22, 0.55), (0.05, 0.25)),
+    "nv":    Body((0.24, 0.52), (0.02, 0.10), (0.05, 0.15), (0.55, 1.35), (0.00, 0.25)),
+    "vasc":  Body((0.24, 0.48), (0.04, 0.16), (0.03, 0.10), (0.00, 0.25), (0.40, 0.85)),
+    "mel":   Body((0.38, 0.67), (0.14, 0.30), (0.03, 0.10), (0.45, 1.40), (0.00, 0.25)),
 }
 
 # %% ../nbs/09_sample.ipynb #8b580da4
@@ -295,15 +295,15 @@ def rim_network(lesion, rng, strength):
 
 # %% ../nbs/09_sample.ipynb #9dd50f84
 SIGNS = {   # class -> sign -> how often a lesion of the class shows it
-    "akiec": {strawberry: 0.85, scale: 0.80, vessels: 0.05, openings: 0.05},
-    "bcc":   {vessels: 0.85, leaves: 0.85, scale: 0.10, strawberry: 0.05},
-    "bkl":   {cysts: 0.80, openings: 0.75, grooves: 0.60, network: 0.10, scale: 0.10},
+    "akiec": {strawberry: 0.90, scale: 0.85, vessels: 0.05, openings: 0.05},
+    "bcc":   {vessels: 0.92, leaves: 0.90, scale: 0.05, strawberry: 0.05},
+    "bkl":   {cysts: 0.88, openings: 0.85, grooves: 0.60, network: 0.10, scale: 0.10},
     "df":    {scar: 0.90, rim_network: 0.75, strawberry: 0.05},
     "nv":    {network: 0.75, globules: 0.45, blotch: 0.10, cysts: 0.05},
     "vasc":  {lacunae: 0.95, scale: 0.05},
     "mel":   {network: 0.35, globules: 0.20, blotch: 0.80, streaks: 0.70, veil: 0.65, regression: 0.40},
 }
-STRENGTH = (0.5, 1.0)
+STRENGTH = (0.65, 1.0)
 
 # %% ../nbs/09_sample.ipynb #549d9f36
 def draw_lesion(
@@ -323,7 +323,7 @@ def take_shot(
 ):           # pigment maps (450, 600, 4) and mask (450, 600) uint8, 0 or 255
     "The lesion as the camera sees it: turned, scaled and moved."
     height, width = PHOTO
-    matrix = cv2.getRotationMatrix2D((CANVAS / 2, CANVAS / 2), rng.uniform(0, 360), rng.uniform(0.8, 1.15))
+    matrix = cv2.getRotationMatrix2D((CANVAS / 2, CANVAS / 2), rng.uniform(0, 360), rng.uniform(0.9, 1.2))
     matrix[:, 2] += (width - CANVAS) / 2 + rng.normal(0, 18), (height - CANVAS) / 2 + rng.normal(0, 14)
     layers = cv2.warpAffine(lesion.layers, matrix, (width, height))
     depth = cv2.warpAffine(lesion.depth, matrix, (width, height), borderValue=-1)
@@ -346,7 +346,7 @@ def add_light(
     "Uneven light, white balance, blur and grain."
     y, x = np.mgrid[-0.75:0.75:PHOTO[0] * 1j, -1:1:PHOTO[1] * 1j].astype(np.float32)
     slope = 1 + rng.normal(0, 0.05) * x + rng.normal(0, 0.05) * y - rng.uniform(0, 0.16) * (x * x + y * y)
-    balance = rng.uniform(0.92, 1.08) * rng.normal(1, 0.02, 3)
+    balance = rng.uniform(0.92, 1.08) * rng.normal(1, 0.015, 3)
     photo = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.5, 1.3)) * balance.astype(np.float32)
     grain = 0.010 * rng.standard_normal(PHOTO, dtype=np.float32)
     return photo * slope.astype(np.float32)[..., None] + grain[..., None]
@@ -389,8 +389,8 @@ def draw_photo(
 ):             # synthetic photo (450, 600, 3) RGB uint8, mask (450, 600) uint8 with 0 or 255
     "Draw one synthetic photo of a lesion, and its mask."
     still, rng = np.random.default_rng([seed, lesion]), np.random.default_rng([seed, lesion, 1 + shot])
-    tone = np.array([0.89, 0.72, 0.68]) * still.uniform(0.88, 1.06) + still.normal(0, 0.04) * np.array([0.1, 1, 1.2])
-    tone = tone + still.normal(0, 0.02, 3)
+    tone = np.array([0.89, 0.72, 0.68]) * still.uniform(0.88, 1.06) + still.normal(0, 0.028) * np.array([0.1, 1, 1.2])
+    tone = tone + still.normal(0, 0.012, 3)
     layers, mask = take_shot(draw_lesion(dx, still), rng)
     add_skin(layers, rng)
     photo = colour(tone.astype(np.float32), layers)
@@ -446,17 +446,20 @@ SITES = dict(back=0.21, trunk=0.13, abdomen=0.10, chest=0.04, genital=0.01, acra
 SITES |= {"lower extremity": 0.20, "upper extremity": 0.12}
 SUNNY = ("face", "neck", "scalp", "ear", "hand", "upper extremity")
 
+def _choose(rng, shares):
+    "One key of a dict, drawn by its share."
+    return rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values()))
+
 def describe_lesion(
     dx,   # diagnosis, one of `CLASSES`
     rng,  # `numpy.random.Generator`
 ):        # dict with dx_type, age, sex, localization
     "Draw what the table says about a lesion and its bearer."
-    draw = lambda shares: rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values()))
     age = np.clip(5 * round(rng.normal(AGES[dx], 15) / 5), 5, 85)
     likes_sun = dx in ("akiec", "bcc", "bkl")
     sites = {site: share * (2 if likes_sun and site in SUNNY else 1) for site, share in SITES.items()}
-    return {"dx_type": draw(DX_TYPES.get(dx, {"histo": 1})), "age": np.nan if rng.random() < 0.02 else float(age),
-            "sex": draw(SEXES), "localization": draw(sites)}
+    return {"dx_type": _choose(rng, DX_TYPES.get(dx, {"histo": 1})), "age": np.nan if rng.random() < 0.02 else float(age),
+            "sex": _choose(rng, SEXES), "localization": _choose(rng, sites)}
 
 # %% ../nbs/09_sample.ipynb #002c0acf
 def draw_metadata(
@@ -509,7 +512,7 @@ def make_sample(
     return folder
 
 # %% ../nbs/09_sample.ipynb #88fc3460
-DRAWING = 1   # goes up by one whenever the default sample changes
+DRAWING = 3   # goes up by one whenever the default sample changes
 
 def default_sample(): # the sample's folder in the cache
     "The sample of 400 photos, drawn at the first call."

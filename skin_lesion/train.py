@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'Config', 'learning_rates', 'make_optimizer', 'compile_phase', 'save_checkpoint', 'load_checkpoint',
-           'best_epoch', 'Keeper', 'save_weights', 'load_weights', 'fit', 'calibrate', 'predict_table', 'start_run',
-           'precision', 'finish_run', 'train', 'demo_run']
+           'best_epoch', 'Keeper', 'save_weights', 'load_weights', 'fit', 'calibrate', 'predict_table',
+           'write_predictions', 'start_run', 'precision', 'finish_run', 'train', 'demo_run']
 
 # %% ../nbs/03_train.ipynb #ec3a9345
+import hashlib
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .data import CLASSES, PARTS, atomic_write, cache_folder, check_split, labels, load_table, pixels, save_split, split_hash, split_lesions
+from .data import PARTS, atomic_write, cache_folder, check_split, labels, pixels, save_split, split_hash, split_lesions
 from .evaluate import decide, fit_temperature
 from .imbalance import LOSSES, SAMPLERS, BalancedAccuracy, Batches, believed_shares, class_counts, make_loss
 from .models import Info, create, fold, freeze, logits_model, save, versions
@@ -223,27 +224,37 @@ def calibrate(
     return prevalence / prevalence.sum(), temperature
 
 # %% ../nbs/03_train.ipynb #d583ed6a
-def predict_table(
-    model,  # a calibrated model
-    photos,  # uint8 photos, shape (n, size, size, 3)
-    table,  # DataFrame of the same n photos
-    prevalence,  # class shares for which the probabilities hold
-    classes=CLASSES,  # the model's class order
-):  # DataFrame: image_id, lesion_id, dx, part, one probability per class, decision
-    "Probabilities and decisions, one row per photo."
-    batches = Batches(photos, np.zeros(len(table)), batch_size=64, n_classes=len(classes))
-    probabilities = model.predict(batches, verbose=0).astype(float)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    known = table.reindex(columns=["image_id", "lesion_id", "dx", "part"]).reset_index(drop=True)
-    decision = np.array(classes)[decide(probabilities, prevalence)]
-    return known.join(pd.DataFrame(probabilities, columns=list(classes))).assign(decision=decision)
-
-# %% ../nbs/03_train.ipynb #23efa679
 def _write_json(path, content):
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=1))
 
+# %% ../nbs/03_train.ipynb #972565dc
+def predict_table(
+    model,  # a calibrated model
+    info,  # its `models.Info`
+    table,  # DataFrame with `part`
+    rows,  # positions of the photos to predict
+):  # DataFrame: image_id, lesion_id, dx, part, one probability per class, decision
+    "Probabilities and decisions, one row per photo."
+    batches = Batches(pixels(table, info.size), np.zeros(len(table)), rows, batch_size=64)
+    probabilities = model.predict(batches, verbose=0).astype(float)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    known = table.iloc[rows][["image_id", "lesion_id", "dx", "part"]].reset_index(drop=True)
+    decision = np.array(info.classes)[decide(probabilities, info.prevalence, info.prior)]
+    return known.join(pd.DataFrame(probabilities, columns=list(info.classes))).assign(decision=decision)
 
+# %% ../nbs/03_train.ipynb #13fac069
+def write_predictions(
+    run,  # folder to write to
+    predictions,  # DataFrame of `predict_table`
+    info,  # the model's `models.Info`
+):  # None
+    "Leave predictions.csv, and model.json with what is needed to read it; `evaluate.report` starts from these two."
+    with atomic_write(run / "predictions.csv") as draft:
+        predictions.to_csv(draft, index=False)
+    _write_json(run / "model.json", asdict(info))
+
+# %% ../nbs/03_train.ipynb #23efa679
 def start_run(
     run,  # the run's folder
     table,  # DataFrame with `part`
@@ -276,19 +287,17 @@ def precision(
         keras.config.set_dtype_policy(before)
 
 # %% ../nbs/03_train.ipynb #b69b4c3b
-def finish_run(run, model, photos, table, validation, config, history):
+def finish_run(run, model, table, validation, config, history):
     "Calibrate, predict the parts that were held out, and save; the model file comes last and marks the run as finished."
     counts = class_counts(labels(table[table["part"] == "train"]))
     prevalence, temperature = calibrate(model, validation, counts, config)
-    held_out = np.flatnonzero(table["part"] != "train")
-    predictions = predict_table(model, photos[held_out], table.iloc[held_out], prevalence)
-    info = Info(config.model, config.size, prevalence=tuple(prevalence.tolist()), temperature=temperature, protocol="honest: whole lesions apart", split_hash=split_hash(table))
-    with atomic_write(run / "predictions.csv") as draft:
-        predictions.to_csv(draft, index=False)
+    protocol, split = "honest: whole lesions apart", split_hash(table)
+    info = Info(config.model, config.size, prevalence=tuple(prevalence.tolist()), temperature=temperature, protocol=protocol, split_hash=split)
+    write_predictions(run, predict_table(model, info, table, np.flatnonzero(table["part"] != "train")), info)
     minutes = round(sum(row["seconds"] for row in history) / 60, 1)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {keras.backend.backend()}"
-    _write_json(run / "environment.json", {"command": " ".join(["skin-lesion", *sys.argv[1:]]), "machine": machine, "minutes": minutes, "versions": versions()})
-    _write_json(run / "model.json", asdict(info))
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    _write_json(run / "environment.json", {"command": command, "machine": machine, "minutes": minutes, "versions": versions()})
     save(model, run / "model.keras", info)
 
 # %% ../nbs/03_train.ipynb #bc5c95e4
@@ -312,7 +321,7 @@ def train(
     with precision(config.precision):
         model = create(config.model, config.size, config.weights, dropout=config.dropout)
     history = fit(model, run, batches, validation, config)
-    finish_run(run, model, photos, table, validation, config, history)
+    finish_run(run, model, table, validation, config, history)
     return run
 
 # %% ../nbs/03_train.ipynb #ff7ae343
@@ -325,7 +334,8 @@ def demo_run(
 ):  # the run's folder, a `Path`
     "The small network trained on a table, made at the first call and kept in the cache folder."
     table = split_lesions(table)
-    run = cache_folder() / "runs" / f"demo-{split_hash(table)[:12]}"
+    what = [asdict(DEMO), split_hash(table), Path(pixels(table, DEMO.size).filename).stem]
+    run = cache_folder() / "runs" / f"demo-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
     if fresh:
         shutil.rmtree(run, ignore_errors=True)
     return train(table, run, DEMO, resume=True)

@@ -1,0 +1,113 @@
+"The site: nbdev's own processing of the notebooks, rendered without Quarto; with Quarto where it is installed."
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT, SETTINGS, copy_checkout
+
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+HIDDEN = re.compile(r"^#\|\s*(hide\s*$|default_exp|exporti?\b|output: false|include: false)", re.MULTILINE)
+PROCESS = """
+import nbdev.doclinks
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+refresh_quarto_yml()
+nbdev.doclinks._build_modidx()
+nbdev_sidebar.__wrapped__()
+proc_nbs(n_workers=0)
+"""
+
+
+def run(*command, cwd):
+    "Run a command on a copy of the repository, with that copy's library and tools."
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), str(cwd / "tools")])}
+    result = subprocess.run(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The processed notebooks, the folder of their pages, and what smalldocs has to say about them."
+    checkout = copy_checkout(tmp_path_factory.mktemp("docs"))
+    run(sys.executable, "-c", PROCESS, cwd=checkout)
+    said = run(Path(sys.executable).with_name("smalldocs"), "render", "_proc", cwd=checkout)
+    return checkout / "_proc", checkout / "_proc" / "_docs", said
+
+
+def front_matter(site, path):
+    "The front matter that nbdev gives a page."
+    return nbformat.read(site[0] / path.name, as_version=4).cells[0].source
+
+
+def page(site, path):
+    "The rendered page of a notebook."
+    return (site[1] / path.with_suffix(".html").name).read_text(encoding="utf-8")
+
+
+def shown_outputs(path):
+    "The saved outputs of the cells that a reader sees."
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code" and not HIDDEN.search(c.source)]
+    return [output.get("data", {}) for cell in cells for output in cell.outputs]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_page_has_title_and_description(site, path):
+    name = re.sub(r"^\d+_", "", path.stem)
+    assert re.search(r"^title: \S", front_matter(site, path), re.MULTILINE), "the notebook needs an H1"
+    assert re.search(r"^description: \S", front_matter(site, path), re.MULTILINE), "the H1 needs a line that starts with >"
+    assert f"output-file: {name}.html" in front_matter(site, path)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_page_shows_the_saved_outputs(site, path):
+    html, outputs = page(site, path), shown_outputs(path)
+    pictures = [o["image/png"].replace("\n", "") for o in outputs if "image/png" in o]
+    assert [p[:40] for p in pictures if p not in html] == []
+    tables = sum('class="dataframe"' in o.get("text/html", "") for o in outputs)
+    assert html.count('class="dataframe') >= tables
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name != "index.ipynb"], ids=lambda p: p.name)
+def test_page_documents_what_the_module_exports(site, path):
+    module = ROOT / "skin_lesion" / f"{re.sub(r'^[0-9]+_', '', path.stem)}.py"
+    if not module.exists():
+        pytest.skip(f"{path.name} makes no module")
+    public = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", module.read_text(encoding="utf-8"), re.MULTILINE)
+    html = page(site, path)
+    assert [name for name in public if not re.search(rf'<h3 id="{name.lower()}(-\d+)?"', html)] == []
+    assert "](http" not in re.sub(r"<[^>]+>", "", html), "a link that is not rendered"
+
+
+def test_internal_links_resolve(site):
+    broken = [line for line in site[2].splitlines() if line.startswith("warning:") and "output-file is not read" not in line]
+    assert broken == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_links_between_notebooks_hold_on_github_too(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown"]
+    links = re.findall(r"\]\(([^)\s]+)", "".join("".join(c["source"]) for c in cells))
+    assert [link for link in links if "://" not in link and re.search(r"\.html\b", link)] == [], "link to the .ipynb"
+
+
+def test_symbols_link_to_their_pages(site):
+    base = f"https://{SETTINGS['user']}.github.io/{SETTINGS['repo']}/"
+    html = {re.search(r"output-file: (\S+)", front_matter(site, p)).group(1): page(site, p) for p in NOTEBOOKS}
+    links = {link for text in html.values() for link in re.findall(rf'href="{base}([^"]+)"', text)}
+    missing = [link for link in links if f'id="{link.partition("#")[2]}"' not in html.get(link.partition("#")[0], "")]
+    assert missing == []
+
+
+@pytest.mark.skipif(not shutil.which("quarto"), reason="Quarto is not installed")
+def test_quarto_builds_the_site(checkout):
+    run(Path(sys.executable).with_name("nbdev_docs"), cwd=checkout)
+    names = [re.sub(r"^\d+_", "", p.stem) for p in NOTEBOOKS]
+    assert [n for n in names if not (checkout / "_docs" / f"{n}.html").exists()] == []

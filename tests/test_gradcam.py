@@ -1,0 +1,483 @@
+"Grad-CAM on every kind of model, beside independent ways to the same numbers."
+import gc
+import importlib.util
+import os
+import subprocess
+import sys
+import weakref
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from skin_lesion import data, gradcam, models
+from skin_lesion.gradcam import METHODS, heatmaps, split_model
+
+PHOTOS = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+SHAPE = (64, 64, 3)
+
+
+def eager(model, layer=None):
+    "The model, its trunk run without compilation: quicker for a few photos."
+    split_model(model, layer).trunk.compile(run_eagerly=True)
+    return model
+
+
+def blocks():
+    "Scaling and two convolutions, as a list of layers."
+    keras.utils.set_random_seed(3)
+    one, two = layers.Conv2D(6, 3, strides=2, name="one"), layers.Conv2D(5, 3, strides=4, activation="relu", name="two")
+    return [layers.Rescaling(1 / 255), one, layers.BatchNormalization(), layers.ReLU(), two]
+
+
+def ending():
+    return [layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Dense(7, activation="softmax", bias_initializer="normal", name="answer")]
+
+
+def chain(x, steps):
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def functional(head):
+    photos = keras.Input(SHAPE)
+    return keras.Model(photos, head(chain(photos, blocks())))
+
+
+def check(maps, shape):
+    assert maps.shape == shape and maps.dtype == np.float32
+    assert np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1 + 1e-6
+    assert maps.max() > 0.99
+
+
+# Every method on every model of the registry
+
+
+@pytest.fixture(scope="module", params=models.MODELS)
+def registered(request):
+    keras.utils.set_random_seed(1)
+    model = models.create(request.param, 64)
+    model.get_layer("logits").bias.assign(np.linspace(-1, 1, 7))
+    yield eager(model)
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_every_model(registered, method):
+    check(heatmaps(registered, PHOTOS[:2], "all", method), (2, 7, 64, 64))
+
+
+def test_one_layer_per_branch(registered):
+    cut = split_model(registered)
+    assert len(cut.layers) == len(models.MODELS[registered.name]) and cut.dense is registered.get_layer("logits")
+
+
+def test_closed_form_is_the_gradient(registered):
+    cut = split_model(registered)
+    activations = cut.activations(PHOTOS[:3].astype("float32"))
+    chosen = np.array([0, 3, 6])
+    closed = gradcam._closed_gradients(cut, activations, chosen)
+    by_tape = gradcam._gradients(cut.head, activations, np.eye(7, dtype="float32")[chosen])
+    assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(closed, by_tape, strict=True))
+
+
+def test_mean_of_the_merged_map_is_the_logit(registered):
+    cut = split_model(registered)
+    activations = cut.activations(PHOTOS[:3].astype("float32"))
+    chosen = np.array([1, 1, 4])
+    merged = gradcam._merge(activations, gradcam._closed_gradients(cut, activations, chosen), METHODS["gradcam"], (64, 64))
+    kernel, bias = registered.get_layer("logits").get_weights()
+    logits = keras.ops.convert_to_numpy(cut.head(activations))
+    assert np.allclose(merged.mean((1, 2)), (logits - bias)[range(3), chosen], atol=1e-3)
+
+
+# Every kind of model
+
+
+@pytest.fixture(scope="module")
+def flat():
+    photos = keras.Input(SHAPE)
+    return keras.Model(photos, chain(photos, [*blocks(), *ending()]))
+
+
+@pytest.fixture(scope="module")
+def expected(flat):
+    return heatmaps(flat, PHOTOS, "all")
+
+
+def nested_sequential(parts, end):
+    inner = keras.Sequential([keras.Input(SHAPE), *parts[:1], keras.Sequential(parts[1:3], name="deep")])
+    return keras.Sequential([keras.Sequential([inner, *parts[3:]]), keras.Sequential(end)])
+
+
+def nested_functional(parts, end):
+    photos = keras.Input(SHAPE)
+    inner = keras.Model(photos, chain(photos, parts[:3]), name="inner")
+    other = keras.Input(SHAPE)
+    middle = keras.Model(other, chain(inner(other, training=False), parts[3:]), name="middle")
+    outer = keras.Input(SHAPE)
+    return keras.Model(outer, chain(middle(outer), end))
+
+
+def sequential(parts, end):
+    return keras.Sequential([*parts, *end])
+
+
+def subclassed(parts, end):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.core = keras.Sequential(parts)
+            self.end = end
+
+        def call(self, photos, training=False):
+            return chain(self.core(photos, training=training), self.end)
+
+    return Own()
+
+
+@pytest.mark.parametrize("build", [nested_sequential, nested_functional, sequential, subclassed])
+def test_kinds_of_model_agree(flat, expected, build):
+    parts, end = blocks(), ending()
+    model = build(parts, end)
+    model(PHOTOS[:1].astype("float32"))
+    old = [layer for layer in flat.layers if layer.weights]
+    for new, layer in zip([layer for layer in [*parts, *end] if layer.weights], old, strict=True):
+        new.set_weights(layer.get_weights())
+    assert np.allclose(heatmaps(model, PHOTOS, "all"), expected, atol=1e-5)
+    assert split_model(model, shape=SHAPE).layers == ("two",) and split_model(model, shape=SHAPE).dense is not None
+    assert np.allclose(heatmaps(model, PHOTOS[:1], 2, layer="one"), heatmaps(flat, PHOTOS[:1], 2, layer="one"), atol=1e-5)
+
+
+def test_explaining_leaves_a_model_as_it_was(flat, tmp_path):
+    before = flat.predict(PHOTOS.astype("float32"), verbose=0)
+    heatmaps(flat, PHOTOS)
+    flat.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.allclose(before, again.predict(PHOTOS.astype("float32"), verbose=0), atol=1e-6)
+    assert flat.layers[-1].activation.__name__ == "softmax"
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_saved_models(expected, flat, tmp_path, suffix):
+    flat.save(tmp_path / f"model{suffix}")
+    assert np.allclose(heatmaps(keras.saving.load_model(tmp_path / f"model{suffix}", compile=False), PHOTOS, "all"), expected, atol=1e-5)
+
+
+def test_two_layers_of_one_name():
+    def side(name):
+        return keras.Sequential([layers.Conv2D(4, 3, activation="relu", name="conv"), layers.MaxPooling2D(name="pool")], name=name)
+
+    photos = keras.Input(SHAPE)
+    pooled = [layers.GlobalAveragePooling2D()(side(name)(photos)) for name in ("left", "right")]
+    model = keras.Model(photos, layers.Dense(7)(layers.Concatenate()(pooled)))
+    assert split_model(model).layers == ("conv", "conv")
+    check(heatmaps(model, PHOTOS), (5, 64, 64))
+
+
+def attention(features):
+    "Attention pooling: a softmax over places weighs the features."
+    places = layers.Reshape((-1, features.shape[-1]))(features)
+    share = layers.Softmax(axis=1)(layers.Reshape((-1, 1))(layers.Conv2D(1, 1)(features)))
+    return layers.Dense(7, "softmax")(keras.ops.sum(places * share, axis=1))
+
+
+def hidden(features):
+    return layers.Dense(7)(layers.Dense(16, "tanh")(layers.GlobalAveragePooling2D()(features)))
+
+
+def flattened(features):
+    return layers.Activation("softmax", dtype="float32")(layers.Dense(7)(layers.Flatten()(layers.MaxPooling2D()(features))))
+
+
+def normed(features):
+    return layers.Dense(7, "sigmoid")(layers.BatchNormalization()(layers.GlobalMaxPooling2D()(features)))
+
+
+@pytest.mark.parametrize("head", [attention, hidden, flattened, normed])
+def test_gradients_of_other_heads(head):
+    model = functional(head)
+    cut = split_model(model)
+    assert cut.layers == ("two",) and cut.dense is None
+    (activations,) = cut.activations(PHOTOS[:2].astype("float32"))
+    found = gradcam._gradients(cut.head, [activations], np.eye(7, dtype="float32")[[2, 5]])[0]
+    place = (slice(None), *np.unravel_index(activations.max(0).argmax(), activations.shape[1:]))
+    up, down = activations.copy(), activations.copy()
+    up[place] += 1e-2
+    down[place] -= 1e-2
+    difference = [keras.ops.convert_to_numpy(cut.head([x]))[[0, 1], [2, 5]] for x in (up, down)]
+    assert np.allclose((difference[0] - difference[1]) / 2e-2, found[place], atol=2e-3)
+    for method in METHODS:
+        check(heatmaps(model, PHOTOS[:3], 2, method), (3, 64, 64))
+
+
+def test_a_layer_with_a_bypass():
+    photos = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(layers.Rescaling(1 / 255)(photos))
+    y = layers.Conv2D(4, 3, padding="same", name="side")(x)
+    model = keras.Model(photos, layers.Dense(7)(layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([x, y])))))
+    assert len(split_model(model, "side").trunk.outputs) == 2
+    assert heatmaps(model, PHOTOS, 1, layer="side").shape == (5, 64, 64)
+
+
+def test_any_size():
+    photos = keras.Input((None, None, 3))
+    model = keras.Model(photos, chain(photos, [*blocks(), *ending()]))
+    check(heatmaps(model, PHOTOS), (5, 64, 64))
+    assert heatmaps(model, PHOTOS[:, :40]).shape == (5, 40, 64)
+
+
+def test_dropout_and_normalisation_rest(flat):
+    assert np.array_equal(heatmaps(flat, PHOTOS), heatmaps(flat, PHOTOS))
+
+
+def test_weights_are_shared(flat):
+    model = keras.models.clone_model(flat)
+    first = heatmaps(model, PHOTOS, 3)
+    model.set_weights(flat.get_weights())
+    assert not np.allclose(first, heatmaps(model, PHOTOS, 3), atol=1e-3)
+    assert np.allclose(heatmaps(model, PHOTOS, 3), heatmaps(flat, PHOTOS, 3), atol=1e-6)
+
+
+def test_a_model_can_be_forgotten():
+    model = functional(hidden)
+    heatmaps(model, PHOTOS[:1])
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None
+
+
+# Batches, classes, photos
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_batched_is_one_by_one(flat, expected, batch_size):
+    assert np.allclose(heatmaps(flat, PHOTOS, "all", batch_size=batch_size), expected, atol=1e-5)
+    assert np.allclose(heatmaps(flat, list(PHOTOS), list(range(5)), batch_size=batch_size), expected[range(5), range(5)], atol=1e-5)
+
+
+def test_classes(flat, expected):
+    predicted = flat.predict(PHOTOS.astype("float32"), verbose=0).argmax(1)
+    assert np.allclose(heatmaps(flat, PHOTOS), expected[range(5), predicted], atol=1e-5)
+    assert np.allclose(heatmaps(flat, PHOTOS, "mel"), expected[:, 6], atol=1e-5)
+    assert np.allclose(heatmaps(flat, PHOTOS, "mel", names=("mel", *"abcdef")), expected[:, 0], atol=1e-5)
+    assert np.allclose(heatmaps(flat, PHOTOS, np.array(["nv", "df", "nv", "mel", "bcc"])), expected[range(5), [4, 3, 4, 6, 1]], atol=1e-5)
+
+
+def test_feature_map_resolution(flat):
+    coarse = heatmaps(flat, PHOTOS, 0, upsample=False)
+    (activations,) = split_model(flat).activations(PHOTOS.astype("float32"))
+    plain = np.maximum((activations * flat.get_layer("answer").get_weights()[0][:, 0]).sum(-1), 0)
+    assert np.allclose(coarse, plain / plain.max((1, 2), keepdims=True), atol=1e-5)
+
+
+def test_memory_map(flat, expected, tmp_path):
+    np.save(tmp_path / "photos.npy", PHOTOS)
+    assert np.allclose(heatmaps(flat, np.load(tmp_path / "photos.npy", mmap_mode="r"), "all", batch_size=2), expected, atol=1e-5)
+
+
+def test_no_evidence_stays_zero():
+    head = [layers.GlobalAveragePooling2D(), layers.Dense(7, kernel_initializer="zeros")]
+    model = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(2, 3, activation="relu"), *head])
+    for method in METHODS:
+        if method != "eigencam":
+            assert not heatmaps(model, PHOTOS, 1, method).any()
+
+
+@pytest.mark.parametrize(
+    ("photos", "options", "message"),
+    [
+        (PHOTOS / 255, {}, "looks scaled to 0..1"),
+        (PHOTOS.astype("float32"), {}, "Photo 0 is float32"),
+        (PHOTOS[0], {}, "pass a single photo as"),
+        (PHOTOS[..., :1], {}, "has shape"),
+        (PHOTOS[:, :32], {}, "fit_photo"),
+        ([PHOTOS[0], PHOTOS[1][:9]], {}, "Photo 1 has shape"),
+        (PHOTOS[:0], {}, "0 photos"),
+        (PHOTOS, {"classes": "melanoma"}, "Unknown class 'melanoma'.*akiec"),
+        (PHOTOS, {"classes": 7}, "Unknown class 7.*0 to 6"),
+        (PHOTOS, {"classes": -1}, "Unknown class -1"),
+        (PHOTOS, {"classes": "a", "names": "abc"}, "3 names given do not fit its 7"),
+        (PHOTOS, {"classes": [1, 2]}, "2 classes were given for 5"),
+        (PHOTOS, {"method": "GradCAM"}, "Unknown method 'GradCAM'.*gradcam"),
+        (PHOTOS, {"layer": "three"}, "No spatial layer 'three'.*two"),
+        (PHOTOS, {"layer": "answer"}, "No spatial layer 'answer'"),
+    ],
+)
+def test_refused_requests(flat, photos, options, message):
+    with pytest.raises(ValueError, match=message):
+        heatmaps(flat, photos, **options)
+
+
+def opaque():
+    class Opaque(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.core = layers.Conv2D(3, 3, name="kernel_layer")
+
+        def call(self, photos):
+            return np.asarray(photos).mean((1, 2))
+
+    return Opaque()
+
+
+def ensemble():
+    photos = keras.Input(SHAPE)
+    features = chain(photos, blocks())
+    return keras.Model(photos, layers.Average()([layers.Dense(7, "softmax")(layers.GlobalAveragePooling2D()(features)) for _ in "ab"]))
+
+
+def broken():
+    model = functional(hidden)
+    model.layers[-1].bias.assign(np.full(7, np.nan))
+    return model
+
+
+def two_inputs():
+    photos, age = keras.Input(SHAPE), keras.Input((1,))
+    return keras.Model([photos, age], layers.Dense(7)(layers.Concatenate()([layers.GlobalAveragePooling2D()(photos), age])))
+
+
+def two_outputs():
+    photos = keras.Input(SHAPE)
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(photos))
+    return keras.Model(photos, [layers.Dense(7)(pooled), layers.Dense(1)(pooled)])
+
+
+def without_places():
+    return keras.Sequential([keras.Input(SHAPE), layers.Normalization(mean=1.0, variance=2.0), layers.Flatten(name="squash"), layers.Dense(7)])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (opaque, "cannot be taken apart.*kernel_layer"),
+        (ensemble, "ends in probabilities"),
+        (broken, "nan instead of scores"),
+        (two_inputs, "one input is RGB photos"),
+        (two_outputs, "expected one of \\(photos, classes\\)"),
+        (without_places, "keeps places apart.*squash"),
+    ],
+)
+def test_refused_models(build, message):
+    with pytest.raises(ValueError, match=message):
+        heatmaps(build(), PHOTOS)
+
+
+# The methods, by their papers' formulas
+
+
+def test_methods_by_loops():
+    rng = np.random.default_rng(5)
+    A, G = rng.random((2, 3, 4, 5)), rng.normal(size=(2, 3, 4, 5))
+    for n, k in np.ndindex(2, 5):
+        a, g = A[n, ..., k].ravel(), G[n, ..., k].ravel()
+        alpha = np.array([x**2 / (2 * x**2 + a.sum() * x**3) for x in g])
+        places = {"gradcam": g.sum() / 12, "xgradcam": sum(a * g) / sum(a), "gradcam++": (alpha * [max(x, 0) for x in g]).sum() / 12}
+        for method, value in places.items():
+            assert METHODS[method](A, G)[n, 0, 0, k] == pytest.approx(value)
+        assert np.array_equal(METHODS["layercam"](A, G)[n, ..., k].ravel(), np.clip(g, 0, None))
+        assert np.array_equal(METHODS["hirescam"](A, G)[n, ..., k].ravel(), g)
+
+
+def test_eigencam_is_the_first_principal_direction():
+    A = np.random.default_rng(6).random((2, 3, 4, 5))
+    maps = (METHODS["eigencam"](A, None) * A).sum(-1)
+    for one, a in zip(maps, A.reshape(2, 12, 5), strict=True):
+        values, vectors = np.linalg.eigh(a.T @ a)
+        direction = a @ vectors[:, -1]
+        assert abs(np.corrcoef(one.ravel(), direction)[0, 1]) == pytest.approx(1) and one.mean() > 0
+        assert 12 * np.sqrt((one**2).mean()) == pytest.approx(1)
+
+
+# Other backends, where they are installed
+
+OTHER_BACKEND = """
+import sys, numpy as np, keras
+from skin_lesion import gradcam
+model = keras.saving.load_model(sys.argv[1], compile=False)
+photos = np.load(sys.argv[2])
+np.save(sys.argv[3], np.stack([gradcam.heatmaps(model, photos, "all", method) for method in gradcam.METHODS]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_backends_agree(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    model = functional(attention)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "photos.npy", PHOTOS)
+    files = [str(tmp_path / name) for name in ("model.keras", "photos.npy", "maps.npy")]
+    subprocess.run([sys.executable, "-c", OTHER_BACKEND, *files], check=True, env={**os.environ, "KERAS_BACKEND": backend})
+    assert np.allclose(np.load(files[2]), np.stack([heatmaps(model, PHOTOS, "all", method) for method in METHODS]), atol=1e-3)
+
+
+# The gallery
+
+
+def photo_folder(folder):
+    "Two photos of noise per class, in the Kaggle layout."
+    folder.mkdir()
+    rows = [(f"P{i}", f"L{i}", dx) for i, dx in enumerate(data.CLASSES * 2)]
+    pd.DataFrame(rows, columns=["image_id", "lesion_id", "dx"]).to_csv(folder / "HAM10000_metadata.csv", index=False)
+    for image_id, *_ in rows:
+        cv2.imwrite(str(folder / f"{image_id}.jpg"), np.random.default_rng(int(image_id[1:])).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    return folder
+
+
+GALLERY = """
+import sys
+from skin_lesion import data, gradcam
+folder, *files = sys.argv[1:]
+for file in files:
+    gradcam.gallery(file, data.load_table(folder), f"{file}_gallery")
+"""
+
+
+def test_gallery_from_a_fresh_process(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = models.create("cnn", 32)
+    files = [models.save(model, tmp_path / name, models.Info("cnn", 32)) for name in ("model.keras", "legacy.h5")]
+    command = [sys.executable, "-c", GALLERY, photo_folder(tmp_path / "photos"), *files]
+    subprocess.run([str(part) for part in command], check=True, env={**os.environ, "SKIN_LESION_CACHE": str(tmp_path / "cache")})
+    new, old = ({path.name: path.read_bytes() for path in (tmp_path / f"{file.name}_gallery").iterdir()} for file in files)
+    assert new == old and set(new) == {f"{dx}_gradcam.jpg" for dx in data.CLASSES}
+    assert data.read_photo(tmp_path / "model.keras_gallery" / "mel_gradcam.jpg").shape == (780, 2100, 3)
+
+
+def test_gallery_rule():
+    class Told:
+        def predict_on_batch(self, photos):
+            return np.eye(7)[[6, 6, 4, 4]][photos[:, 0].astype(int)] * 0.5 + 0.5 / 7
+
+    table = pd.DataFrame({"image_id": list("abcd"), "dx": ["mel", "nv", "nv", "bcc"], "part": ["train", "test", "test", "test"]})
+    chosen = gradcam._examples(Told(), table, np.arange(4)[:, None])
+    assert chosen[["dx", "image_id", "predicted"]].values.tolist() == [["bcc", "d", "nv"], ["nv", "c", "nv"]]
+
+
+def test_errors_shows_the_surest_first(flat):
+    rows = [{"image_id": f"i{i}", "dx": "nv", "decision": "mel", **dict.fromkeys(data.CLASSES, 0.1), "mel": p} for i, p in enumerate([0.5, 0.9, 0.7])]
+    rows.append({**rows[0], "image_id": "right", "dx": "mel", "mel": 0.99})
+    table = pd.DataFrame({"image_id": [row["image_id"] for row in rows], "path": "somewhere"})
+    assert gradcam._mistakes(pd.DataFrame(rows), table, 2)["image_id"].tolist() == ["i1", "i2"]
+    with pytest.raises(ValueError, match="no photo of 'i1'"):
+        gradcam._mistakes(pd.DataFrame(rows), table[:1], 2)
+    with pytest.raises(ValueError, match="None of the 1 predictions is wrong"):
+        gradcam.errors(flat, pd.DataFrame(rows[3:]), table)
+
+
+def test_pictures(flat):
+    three = gradcam.panels(PHOTOS[0], heatmaps(flat, PHOTOS[:1])[0], "title", mask=PHOTOS[0, ..., 0] > 200, colormap="jet")
+    figures = [three, gradcam.compare_methods(flat, PHOTOS[0], "mel"), gradcam.top_classes(flat, PHOTOS[0])]
+    assert [len(figure.axes) for figure in figures] == [4, 8, 5]
+    assert all(figure._repr_png_().startswith(b"\x89PNG") for figure in figures)
+    with pytest.raises(ValueError, match="upsample=True"):
+        gradcam.overlay(PHOTOS[0], np.zeros((4, 4)))
+    cold = gradcam.overlay(PHOTOS[0], np.zeros((64, 64)))
+    assert np.array_equal(cold, PHOTOS[0])

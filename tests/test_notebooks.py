@@ -1,0 +1,26 @@
+"Every notebook runs from top to bottom, once, on the sample or on what SKIN_LESION_DATA names."
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def nbdev_test():
+    "What nbdev_test said: the notebooks that it went through, those that failed, and its output."
+    command = [Path(sys.executable).with_name("nbdev_test"), "--n_workers", "1", "--do_print"]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    completed = {Path(name).name for name in re.findall(r"^- Completed (.+)$", result.stdout, re.MULTILINE)}
+    failed = set(result.stdout.partition("nbdev Tests Failed On The Following Notebooks")[2].split())
+    return completed, failed, result.stdout
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook(nbdev_test, name):
+    completed, failed, output = nbdev_test
+    assert name in completed - failed, output

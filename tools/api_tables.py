@@ -1,0 +1,45 @@
+"How the site shows a function: its signature, then a table of what goes in and what comes out."
+import inspect
+import re
+import textwrap
+
+from fastcore.docments import docments
+from nbdev.showdoc import BasicMarkdownRenderer
+
+RETURNS = re.compile(r"^\s*(?:def .*)?\).*:[ \t]*# *(.+)$", re.MULTILINE)
+
+
+def signature(function):
+    "The signature as it is called, without annotations."
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    return textwrap.fill(f"{function.__name__}{inspect.Signature(parameters)}", width=88, subsequent_indent="    ", break_long_words=False)
+
+
+def default(parameter):
+    "The default of a parameter as code, cut where it is long."
+    return "" if parameter.default is parameter.empty else f"`{textwrap.shorten(repr(parameter.default), 40, placeholder=' ...')}`"
+
+
+def rows(function):
+    "The rows of the table: every documented parameter with its default and meaning, and what is returned."
+    documents = docments(function, returns=False)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if documents.get(name):
+            yield f"`{name}`", default(parameter), documents[name]
+    returned = RETURNS.search(inspect.getsource(function)) if inspect.isfunction(function) else None
+    if returned:
+        yield "**returns**", "", returned.group(1)
+
+
+def table(function):
+    "A Markdown table of the rows, empty where nothing is documented."
+    lines = [" | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) for row in rows(function)]
+    return "\n".join(["", "| | default | |", "|---|---|---|", *(f"| {line} |" for line in lines)]) if lines else ""
+
+
+class ApiTable(BasicMarkdownRenderer):
+    "nbdev's own renderer puts the documents into the signature, and leaves out those of the return value."
+
+    def _repr_markdown_(self):
+        head, tail = re.split(r"```python.*?```", super()._repr_markdown_(), maxsplit=1, flags=re.DOTALL)
+        return f"{head}```python\n{signature(self.sym)}\n```{tail}\n{table(self.sym)}"
