@@ -90,7 +90,7 @@ def _load(data):
 
 def _score(score):
     "A score with its interval, for people."
-    return "  none" if score["value"] is None else f"{score['value']:6.3f}  ({score['low']:.3f} to {score['high']:.3f})"
+    return "  none" if not score or score["value"] is None else f"{score['value']:6.3f}  ({score['low']:.3f} to {score['high']:.3f})"
 
 # %% ../nbs/08_app.ipynb #b88493dd
 @command
@@ -209,14 +209,12 @@ def gradcam(
     if bool(photos) == bool(data):
         raise ValueError("Give either photos or --data: photos are explained one by one, of data one photo per diagnosis.")
     explaining, predicting = _modules("gradcam", "predict")
-    network, info = predicting.open_model(model)
-    if kind and kind not in info.classes:
-        raise ValueError(f"Unknown class '{kind}'; the model knows {', '.join(info.classes)}.")
     if photos:
-        rows = list(_explain_photos(network, info, photos, out, kind, method))
+        rows = list(_explain_photos(*predicting.open_model(model), photos, out, kind, method))
     else:
-        rows = explaining.gallery(network, info, _load(data), out, method, kind).to_dict("records")
-    _say(as_json, {"pictures": rows}, "\n".join(row.get("error") or f"{row['file']}" for row in rows))
+        found = explaining.gallery(predicting.model_file(model), _load(data), out, method, explain=kind)
+        rows = found.assign(file=[str(out / name) for name in found["file"]]).to_dict("records")
+    _say(as_json, {"pictures": rows}, "\n".join(row.get("error") or row["file"] for row in rows))
     return int(any("error" in row for row in rows))
 
 # %% ../nbs/08_app.ipynb #c45f85fe
@@ -243,8 +241,10 @@ def predict(
         with atomic_write(out) as draft:
             table.to_csv(draft, index=False)
     shares = {name: dict(zip(info.classes, getattr(info, name), strict=True)) for name in ("prevalence", "prior")}
-    _say(as_json, {"photos": answers, **shares}, table.round(3).fillna("").to_string(index=False))
-    return int(table["error"].notna().any())
+    good, failed = table[table["error"].isna()].drop(columns="error"), table["error"].dropna()
+    lines = [good.to_string(index=False, float_format="{:.3f}".format)] if len(good) else []
+    _say(as_json, {"photos": answers, **shares}, "\n".join([*lines, *failed]))
+    return int(len(failed) > 0)
 
 # %% ../nbs/08_app.ipynb #9d652f4a
 @command
@@ -258,9 +258,9 @@ def demo(
     from skin_lesion.data import split_lesions
 
     table = split_lesions(_load(data))
-    run = training.train(table, out, training.DEMO, resume=True)
+    run = training.train(table, out, training.demo_config(table), resume=True)
     metrics = evaluation.report(run)
-    pictures = explaining.gallery(*predicting.open_model(run), table, out / "gradcam_examples")
+    pictures = explaining.gallery(predicting.model_file(run), table, out / "gradcam_examples")
     synthetic = table["image_id"].str.startswith("SYN_").all()
     lines = ["Synthetic photos: these numbers say that the software works, and nothing about skin."] if synthetic else []
     lines += [_report_text(metrics), "", "Look at:"]

@@ -251,7 +251,7 @@ def split_model(
     known = getattr(model, "input_shape", None) or (None, *(shape or (None, None, 3)))
     known = known[0] if isinstance(known, list) and len(known) == 1 else known
     if not isinstance(known, tuple) or len(known) != 4 or known[3] != 3:
-        raise ValueError(f"'{model.name}' takes inputs of shape {known}; expected (None, height, width, 3). Pass a model whose one input is RGB photos.")
+        raise ValueError(f"'{model.name}' takes inputs of shape {known}; expected (None, height, width, 3). Pass a model with that one input.")
     cuts = _CUTS.setdefault(model, {})
     if (names, known) not in cuts:
         cuts[names, known] = _cut(model, names, known[1:])
@@ -630,15 +630,16 @@ def gallery(
     out,  # folder for `<class>_gradcam.jpg`
     method="gradcam",  # a name in `METHODS`
     classes=None,  # class order of a file that another program wrote
+    explain=None,  # the class to explain in every photo; by default its own
 ):  # DataFrame, one row per class found in the table: image_id, dx, predicted, probability, file
     "Write the three panels of one photo per class."
     model, info = models.load(model_file, classes)
     photos = data.pixels(table, info.size)
     chosen = _examples(model, table, photos)
-    maps = heatmaps(model, photos[chosen["row"]], chosen["dx"], method, names=info.classes)
+    maps = heatmaps(model, photos[chosen["row"]], explain or chosen["dx"], method, names=info.classes)
     files = [Path(out) / f"{dx}_gradcam.jpg" for dx in chosen["dx"]]
     for row, heatmap, file in zip(chosen.itertuples(), maps, files, strict=True):
-        words = f"{caption(row.image_id, row.dx, row.predicted, row.probability)}\n{method} for {CLASS_NAMES[row.dx]}"
+        words = f"{caption(row.image_id, row.dx, row.predicted, row.probability)}\n{method} for {CLASS_NAMES[explain or row.dx]}"
         with data.atomic_write(file) as draft:
             panels(photos[row.row], heatmap, words).savefig(draft, dpi=300)
     return chosen.assign(file=[file.name for file in files]).reset_index(drop=True)[["image_id", "dx", "predicted", "probability", "file"]]

@@ -359,7 +359,7 @@ def without_places():
         (opaque, "cannot be taken apart.*kernel_layer"),
         (ensemble, "ends in probabilities"),
         (broken, "nan instead of scores"),
-        (two_inputs, "one input is RGB photos"),
+        (two_inputs, "with that one input"),
         (two_outputs, "expected one of \\(photos, classes\\)"),
         (without_places, "keeps places apart.*squash"),
     ],
