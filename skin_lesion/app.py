@@ -270,4 +270,4 @@ def demo(
 # %% ../nbs/08_app.ipynb #303d8cda
 def main():
     "The entry point of `skin-lesion`."
-    app()
+    app(prog_name="skin-lesion")

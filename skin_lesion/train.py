@@ -251,7 +251,7 @@ def write_predictions(
 ):  # None
     "Leave predictions.csv, and model.json with what is needed to read it; `evaluate.report` starts from these two."
     with atomic_write(run / "predictions.csv") as draft:
-        predictions.to_csv(draft, index=False)
+        predictions.to_csv(draft, index=False, float_format="%.6g")
     _write_json(run / "model.json", asdict(info))
 
 # %% ../nbs/03_train.ipynb #23efa679
