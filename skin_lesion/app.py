@@ -9,9 +9,11 @@ __all__ = ['app', 'NAMES', 'JSON', 'DATA', 'MODEL', 'quiet', 'command', 'about',
 # %% ../nbs/08_app.ipynb #ba6ab28c
 import functools
 import json
+import logging
 import os
 import sys
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import typer
@@ -33,8 +35,7 @@ def quiet():  # a context in which nothing reaches standard error
 
 def _modules(*names):
     "The named modules of this library, loaded quietly."
-    from importlib import import_module
-
+    logging.getLogger("tensorflow").setLevel("ERROR")
     with quiet():
         return [import_module(f"skin_lesion.{name}") for name in names]
 

@@ -1,0 +1,74 @@
+"HAM10000 itself, where SKIN_LESION_DATA names its folder (and the other layouts lie beside it)."
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from skin_lesion.data import CLASSES, load_split, load_table, split_hash, split_lesions, verify
+
+DATA = Path(os.environ.get("SKIN_LESION_DATA", "not set"))
+SPLIT_HASH = "7a5e573c6911e6ba419f8dc37e2640fe985021eec85cb9a0aa7646cf729688b9"
+COUNTS = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "nv": 6705, "vasc": 142, "mel": 1113}
+real = pytest.mark.skipif(not (DATA / "HAM10000_metadata.csv").exists(), reason=f"SKIN_LESION_DATA is {DATA}, not a folder with HAM10000")
+
+
+def beside(name):
+    "Another published form of the same data, in a folder beside HAM10000's."
+    folder = DATA.parent / name
+    return folder if folder.exists() else pytest.skip(f"no folder {name} beside {DATA.name}")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return load_table(DATA)
+
+
+def test_the_committed_split_is_the_one_that_results_name():
+    split = pd.read_csv(ROOT / "results/split.csv", dtype=str)
+    assert split_hash(split) == SPLIT_HASH
+    for run in (ROOT / "results").glob("*/model.json"):
+        assert json.loads(run.read_text())["split_hash"] == SPLIT_HASH, run.parent.name
+
+
+@real
+def test_all_of_it_is_there(table):
+    assert (len(table), table["lesion_id"].nunique(), table["path"].isna().sum()) == (10015, 7470, 0)
+    assert table["dx"].value_counts().to_dict() == COUNTS
+
+
+@real
+def test_the_committed_split_is_the_default_one(table):
+    assert split_hash(split_lesions(table)) == split_hash(load_split(ROOT / "results/split.csv", table)) == SPLIT_HASH
+
+
+@real
+def test_the_archive_and_kaggle_agree_on_every_photo(table):
+    archive = load_table(beside("isic_archive"), photos=DATA)
+    both = table.merge(archive, on="image_id", suffixes=("", "_archive"))
+    assert len(both) == len(table) == len(archive)
+    for column in ("dx", "dx_type", "path"):
+        assert (both[column] == both[f"{column}_archive"]).all(), column
+    assert both.groupby("lesion_id")["lesion_id_archive"].nunique().max() == 1
+    assert both.groupby("lesion_id_archive")["lesion_id"].nunique().max() == 1
+    known = both.dropna(subset=["age", "age_archive"])
+    assert (known["age"] == known["age_archive"]).all()
+
+
+@real
+@pytest.mark.filterwarnings("ignore:.*no lesion_id")
+def test_the_challenge_layout():
+    table = load_table(beside("isic2018_task3_validation"))
+    assert len(table) == table["lesion_id"].nunique() == 193 and table["path"].notna().all()
+    assert set(table["dx"]) == set(CLASSES)
+
+
+@real
+def test_verify_finds_what_is_there():
+    found = verify(DATA)
+    assert (found["n_photos"], found["n_lesions"], found["classes"]) == (10015, 7470, COUNTS)
+    twins = [set(problem["image_ids"]) for problem in found["problems"]]
+    assert {p["kind"] for p in found["problems"]} == {"identical_photos"}
+    assert {"ISIC_0029861", "ISIC_0024366"} in twins and {"ISIC_0029938", "ISIC_0024777"} in twins
