@@ -123,6 +123,8 @@ def train(
     epochs: int = typer.Option(20, min=1, help="Most epochs."),
     size: int = typer.Option(224, min=32, help="Side of the photos in pixels."),
     weights: str = typer.Option("none", help="**imagenet**, a weights file, or **none** to start from random weights."),
+    learning_rate: float = typer.Option(1e-3, help="Highest rate once everything learns."),
+    weight_decay: float = typer.Option(0.02, help="AdamW's pull on the kernels."),
     seed: int = typer.Option(0, help="Of weights, order and augmentation."),
     split: Path = typer.Option(None, help="A saved split. Default: 20 % of lesions test, 10 % validation, seed 0."),
     resume: bool = typer.Option(False, "--resume", help="Go on with the run in --out from its last checkpoint."),
@@ -137,7 +139,8 @@ def train(
     from skin_lesion.data import load_split, split_lesions
 
     table = _load(data)
-    config = training.Config(model=model, size=size, epochs=epochs, weights=None if weights == "none" else weights, seed=seed)
+    chosen = {"learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed}
+    config = training.Config(model, size, None if weights == "none" else weights, epochs, **chosen)
     run = training.train(load_split(split, table) if split else split_lesions(table), out, config, resume)
     metrics = evaluation.report(run)
     _say(as_json, {"run": str(run), "test": metrics}, f"{_report_text(metrics)}\nLook at {run / 'model.keras'} and {run / 'figures'}.")

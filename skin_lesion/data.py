@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, WebPImagePlugin
 from tqdm import tqdm
 
 from . import __version__
@@ -200,8 +200,8 @@ def load_table(
 
 # %% ../nbs/00_data.ipynb #6369c2ee
 MAX_PIXELS = 64_000_000
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-Image.init()  # registers WebP here, where no two threads race for it
+FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
+Image.preinit()  # registers the others here, where no two threads race for it
 
 
 def _decode(photo, side):
