@@ -118,7 +118,7 @@ print(*sorted({{"tensorflow", "keras", "jax", "torch"}} & set(sys.modules)))
 
 
 def import_module(module):
-    "Seconds (of the clock or the processor, whichever is less disturbed) that an import takes in a process of its own, and the deep-learning frameworks that it loads."
+    "Seconds that an import takes in a process of its own (clock or processor, the less disturbed), and the frameworks that it loads."
     command = [sys.executable, "-c", IMPORT.format(module=module)]
     seconds, frameworks = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return float(seconds), frameworks

@@ -18,7 +18,7 @@ def visible_cells(notebook):
     "The cells that a reader sees, without nbdev's directives."
     cells = [c for c in notebook.cells if c.cell_type != "raw" and not (c.cell_type == "code" and HIDDEN.search(c.source))]
     for cell in cells:
-        cell["transient"] = {"remove_source": "#| echo: false" in cell.source}
+        cell.metadata["transient"] = {"remove_source": "#| echo: false" in cell.source}
         cell.source = DIRECTIVE.sub("", cell.source)
     return cells
 
