@@ -2,16 +2,20 @@
 PYTHON     ?= python3
 UV_VERSION := 0.13.9
 BIN        := .venv/bin
-NOTEBOOKS  := $(sort $(wildcard nbs/[0-9]*.ipynb)) nbs/index.ipynb
+NOTEBOOKS  := $(sort $(wildcard nbs/[0-9]*.ipynb)) $(wildcard nbs/tutorials/*.ipynb) nbs/index.ipynb
+TORCH_TESTS := tests/test_models.py tests/test_train.py tests/test_gradcam.py tests/test_backends.py
 SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-STAMP      := .venv/setup-$(shell cat requirements.lock settings.ini setup.py | cksum | cut -d' ' -f1)
+stamp       = $(1)/setup-$(shell cat $(2) settings.ini setup.py | cksum | cut -d' ' -f1)
+STAMP      := $(call stamp,.venv,requirements.lock)
+JAX        := $(call stamp,.venv-jax,requirements-jax.lock)
+TORCH      := $(call stamp,.venv-torch,requirements-torch.lock)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test notebooks readme docs lint lock hooks
+.PHONY: help setup demo test test-jax test-torch lab notebooks readme docs lint lock hooks
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP) ## make .venv from requirements.lock; a second call installs nothing
 
@@ -20,6 +24,16 @@ demo: setup ## train on the sample, evaluate, explain; DATA=folder takes real ph
 
 test: setup ## run every notebook and every test
 	@$(BIN)/python -m pytest
+
+test-jax: $(JAX) ## the same on JAX, in .venv-jax, where TensorFlow is not installed; TESTS="files" takes some
+	@KERAS_BACKEND=jax .venv-jax/bin/python -m pytest $(TESTS)
+
+# On Linux the package registry's torch brings CUDA; the smaller build for CPUs is taken where pip knows the way to it.
+test-torch: $(TORCH) ## models, training and Grad-CAM on PyTorch, in .venv-torch, without TensorFlow
+	@KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(or $(TESTS),$(TORCH_TESTS))
+
+lab: setup ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab nbs
 
 # What TensorFlow's native code writes while it loads is not part of a notebook: the kernel is told not to record it.
 notebooks: setup ## run every notebook again on the sample and save its outputs, the library and README.md
@@ -45,20 +59,38 @@ lint: setup ## check the style of notebooks, library, tests and tools
 
 lock: setup ## choose the versions in requirements.lock again, keeping those that still fit; UPGRADE=1 takes the newest
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip compile setup.py --extra lite --extra dev --universal --python-version 3.11 \
-	    --no-emit-index-url --no-header --quiet --refresh-package skin-lesion $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+	$(call compile,requirements.lock,)
+	$(call compile,requirements-jax.lock,--extra jax --override tools/jax.txt --constraint requirements.lock)
+	$(call compile,requirements-torch.lock,--extra torch --override tools/torch.txt --constraint requirements.lock)
 
 hooks: setup ## let git clean the notebooks of a commit and merge notebooks cell by cell
 	@sh tools/hooks.sh
 
+define compile
+$(BIN)/uv pip compile setup.py --extra lite --extra dev $(2) --universal --python-version 3.11 \
+    --no-emit-index-url --no-header --quiet --refresh-package skin-lesion $(if $(UPGRADE),--upgrade) --output-file $(1)
+endef
+
+# make an environment: folder, lock, packages that pip installs first
 # uv installs in seconds, but does not read pip's configuration: where only that knows the way to the packages, pip installs them.
+define environment
+@$(1)/bin/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -c '$(SUPPORTED)' || { \
+    echo "skin_lesion needs Python 3.11 to 3.13, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)'. Name another: make PYTHON=python3.12"; exit 1; }
+@$(1)/bin/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -m venv --clear $(1)
+@$(if $(3),$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(3))
+@{ $(1)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
+    && $(1)/bin/uv pip install --python $(1)/bin/python --requirement $(2); } \
+    || { echo "uv could not install the packages; pip does."; $(1)/bin/python -m pip install --requirement $(2); }
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517 --editable .
+@rm -f $(1)/setup-* && touch $@
+endef
+
 $(STAMP):
-	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -c '$(SUPPORTED)' || { \
-	    echo "skin_lesion needs Python 3.11 to 3.13, and $(PYTHON) is '$$($(PYTHON) --version 2>&1)'. Name another: make PYTHON=python3.12"; exit 1; }
-	@$(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || $(PYTHON) -m venv --clear .venv
-	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
-	    && $(BIN)/uv pip install --python $(BIN)/python --requirement requirements.lock; } \
-	    || { echo "uv could not install the packages; pip does."; $(BIN)/python -m pip install --requirement requirements.lock; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517 --editable .
+	$(call environment,.venv,requirements.lock)
 	-@sh tools/hooks.sh
-	@rm -f .venv/setup-* && touch $@
+
+$(JAX):
+	$(call environment,.venv-jax,requirements-jax.lock)
+
+$(TORCH):
+	$(call environment,.venv-torch,requirements-torch.lock,$(shell grep '^torch==' requirements-torch.lock))

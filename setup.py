@@ -28,7 +28,7 @@ setup(
     license="MIT",
     keywords=cfg["keywords"],
     packages=find_packages(include=["skin_lesion", "skin_lesion.*"]),
-    include_package_data=True,
+    package_data={cfg["lib_name"]: ["best/*"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=requirements("requirements"),
     extras_require=extras,

@@ -4,17 +4,24 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_NAMES', 'MALIGNANT', 'COLUMNS', 'PARTS', 'CHALLENGE_COLUMNS', 'ARCHIVE_DX', 'ARCHIVE_DX_TYPE',
-           'LAYOUTS', 'PHOTO_SUFFIXES', 'MAX_PIXELS', 'FORMATS', 'FIT', 'cache_folder', 'atomic_write', 'read_table',
-           'load_table', 'read_photo', 'fit_photo', 'photo_grid', 'verify', 'split_lesions', 'check_split',
-           'split_hash', 'save_split', 'load_split', 'fold_lesions', 'labels', 'pixels']
+           'LAYOUTS', 'PHOTO_SUFFIXES', 'TABLE_SUFFIXES', 'MAX_GROWTH', 'MAX_PIXELS', 'FORMATS', 'FIT', 'CODE_SIDE',
+           'SAME_PICTURE', 'cache_folder', 'atomic_write', 'progress', 'unzip_photos', 'read_table', 'load_table',
+           'read_photo', 'fit_photo', 'photo_grid', 'labels', 'pixels', 'picture_code', 'near_duplicates', 'verify',
+           'split_lesions', 'check_split', 'split_hash', 'save_split', 'load_split', 'fold_lesions']
 
 # %% ../nbs/00_data.ipynb #cf8db8fd
 import hashlib
 import json
 import os
+import re
+import shutil
+import stat
 import struct
+import sys
 import uuid
 import warnings
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +71,15 @@ def atomic_write(
     finally:
         draft.unlink(missing_ok=True)
 
+# %% ../nbs/00_data.ipynb #ba3549be
+def progress(
+    iterable=None,  # what is gone through; None for a bar that is moved by hand
+    **options,  # of `tqdm`: `total`, `desc`, `unit`, ...
+):  # `tqdm` bar around `iterable`
+    "A progress bar of plain text where somebody is watching."
+    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+    return tqdm(iterable, disable=not watched, **options)
+
 # %% ../nbs/00_data.ipynb #9c3cf566
 def _kaggle(raw):
     return raw.reindex(columns=COLUMNS[:-1])
@@ -104,70 +120,179 @@ def _archive(raw):
 
 # %% ../nbs/00_data.ipynb #c1ee94a4
 LAYOUTS = {
-    "Kaggle": ({"image_id", "dx"}, _kaggle),
+    "Kaggle or Harvard Dataverse": ({"image_id", "dx"}, _kaggle),
     "ISIC challenge": ({"image", *CHALLENGE_COLUMNS}, _challenge),
     "ISIC Archive": ({"isic_id", "diagnosis_2", "diagnosis_3"}, _archive),
 }
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+TABLE_SUFFIXES = (".csv", ".tab", ".tsv", "")
 
 # %% ../nbs/00_data.ipynb #eb4845f3
-def _layout(file):
-    "Name of the layout whose columns the first line of `file` shows, or None."
-    with open(file, encoding="utf-8-sig", errors="replace") as lines:
-        header = {name.strip().strip('"') for name in lines.readline().strip().replace("\t", ",").split(",")}
-    return next((name for name, (columns, _) in LAYOUTS.items() if columns <= header), None)
+def _own_layout(columns):
+    "The layout of a table whose columns the caller named, in the form of `LAYOUTS`."
+    def read(raw):
+        return _kaggle(raw.assign(**{ours: raw[theirs] for ours, theirs in columns.items() if theirs in raw}))
+
+    wanted = {theirs for ours, theirs in columns.items() if (ours, theirs) != ("lesion_id", "lesion_id")}
+    return {"named columns": (wanted, read)}
 
 # %% ../nbs/00_data.ipynb #cbc481ba
-def _metadata_file(folder):
-    "The one file at or below `folder` that is a table in a known layout."
-    folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"No folder '{folder}'. Give the folder that holds the metadata CSV and the photos, or the word 'sample'.")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*.csv") if p.is_file())
-    known = [file for file in files if _layout(file)]
-    if len(known) == 1:
-        return known[0]
-    if known:
-        tables = ", ".join(str(file) for file in known)
-        raise ValueError(f"'{folder}' holds {len(known)} tables: {tables}. Give one of these files instead of the folder.")
-    empty = [file.name for file in files if not file.read_bytes().strip()]
-    found = f"found {', '.join(f.name for f in files) or 'no .csv file'}" + (f"; {', '.join(empty)} is empty" if empty else "")
-    wanted = "; ".join(f"{name}: {', '.join(sorted(columns))}" for name, (columns, _) in LAYOUTS.items())
-    raise ValueError(f"No table in a known layout in '{folder}' ({found}). Expected a CSV with the columns of one of: {wanted}.")
+def _layout(file, layouts):
+    "Name of the layout whose columns the first line of `file` shows, or None."
+    with open(file, encoding="utf-8-sig", errors="replace") as lines:
+        header = {name.strip().strip('"') for name in re.split("[,;\t]", lines.readline(10_000))}
+    return next((name for name, (columns, _) in layouts.items() if columns <= header), None)
 
 # %% ../nbs/00_data.ipynb #4e727aa9
-def _photo_paths(folder):
+def _metadata_file(folder, layouts):
+    "The one file at or below `folder` that is a table in one of `layouts`, or None."
+    if not folder.exists():
+        raise FileNotFoundError(f"No folder '{folder}'. Give the folder that holds the metadata CSV and the photos, or the word 'sample'.")
+    known = [file for file in _tables(folder) if _layout(file, layouts)]
+    if len(known) > 1:
+        tables = ", ".join(str(file) for file in known)
+        raise ValueError(f"'{folder}' holds {len(known)} tables: {tables}. Give one of these files instead of the folder.")
+    return known[0] if known else None
+
+
+def _tables(folder):
+    "The files at or below `folder` that may be tables."
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLE_SUFFIXES and p.is_file())
+    return [file for file in files if not file.name.startswith(".")]
+
+# %% ../nbs/00_data.ipynb #762da3ab
+def _no_table(folder, layouts):
+    "The error for a folder in which no layout is recognised."
+    files = _tables(folder)
+    empty = [file.name for file in files if not file.read_bytes().strip()]
+    found = f"found {', '.join(f.name for f in files) or 'no table'}" + (f"; {', '.join(empty)} is empty" if empty else "")
+    wanted = "; ".join(f"{name}: {', '.join(sorted(columns))}" for name, (columns, _) in layouts.items())
+    return ValueError(
+        f"No table in a known layout in '{folder}' ({found}). Expected a CSV with the columns of one of: {wanted}; or one folder of photos "
+        "per class, named by its code; or name the columns: load_table(folder, image_id=..., dx=..., lesion_id=...)."
+    )
+
+# %% ../nbs/00_data.ipynb #a782f427
+MAX_GROWTH = 100
+
+
+def _photo_members(archive, folder):
+    "The photos in an open zip file, if all of it may be unpacked into `folder`."
+    for member in archive.infolist():
+        inside = (folder / member.filename).resolve().is_relative_to(folder.resolve())
+        if not inside or stat.S_ISLNK(member.external_attr >> 16):
+            what = "is a link" if inside else "lies outside the folder"
+            raise ValueError(f"'{archive.filename}' is refused: its member '{member.filename}' {what}. Fetch it again from a source you trust.")
+    members = [member for member in archive.infolist() if member.filename.lower().endswith(PHOTO_SUFFIXES)]
+    size, zipped = sum(member.file_size for member in members), os.path.getsize(archive.filename)
+    if size > MAX_GROWTH * zipped:
+        raise ValueError(f"'{archive.filename}' is refused: {zipped:,} bytes would grow to {size:,}, over {MAX_GROWTH}-fold. Unpack it by hand.")
+    if size > (free := shutil.disk_usage(folder.parent).free):
+        raise OSError(f"'{archive.filename}' needs {size:,} bytes unpacked, '{folder.parent}' has {free:,} left. Make room.")
+    return members
+
+# %% ../nbs/00_data.ipynb #c076b171
+def unzip_photos(
+    file,  # a zip file
+    folder,  # folder to be made; one that is there already is left as it is
+):  # `Path` of the folder
+    "Unpack the photos of a zip file, all of them or none."
+    folder = Path(folder).absolute()
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in progress(_photo_members(archive, draft), desc=f"unzip {Path(file).name}", unit="photo"):
+                archive.extract(member, draft)
+        os.replace(draft, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"'{file}' is not a whole zip file ({error}). Fetch it again.") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+# %% ../nbs/00_data.ipynb #7d3bb2d2
+def _below(folder):
     "Path of every photo below `folder`, by the name without its ending."
     found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name.lower().endswith(PHOTO_SUFFIXES))
     return {path.stem: str(path.absolute()) for path in sorted(found)}
 
-# %% ../nbs/00_data.ipynb #a782f427
+
+def _unpacked(file, ids):
+    "Paths of the photos in a zip file, if any of `ids` is among them."
+    with open(file, "rb") as raw:
+        if not zipfile.is_zipfile(raw):
+            return {}
+        names = {Path(name).stem for name in zipfile.ZipFile(raw).namelist()}
+    if not names & ids:
+        return {}
+    state = file.stat()
+    key = hashlib.sha256(f"{file.absolute()}\t{state.st_size}\t{state.st_mtime_ns}".encode()).hexdigest()[:12]
+    return _below(unzip_photos(file, cache_folder() / "unzipped" / f"{file.stem}-{key}"))
+
+
+def _photo_paths(folder, ids):
+    "Path of every photo in `ids` that lies below `folder`, zipped or not."
+    found = _below(folder)
+    for file in sorted(Path(folder).rglob("*.zip")):
+        found |= _unpacked(file, set(ids) - set(found))
+    return found
+
+# %% ../nbs/00_data.ipynb #9621b480
+def _class_folders(folder, names):
+    "A table of the photos below `folder`, by the folder they lie in, if one of these folders has one of `names`."
+    found = sorted(Path(parent, name) for parent, _, files in os.walk(folder) for name in files if name.lower().endswith(PHOTO_SUFFIXES))
+    raw = pd.DataFrame({"image_id": [p.stem for p in found], "dx": [p.parent.name for p in found], "path": [str(p.absolute()) for p in found]})
+    if not {p.parent.name.lower() for p in found} & names:
+        return None
+    shared = raw["image_id"].duplicated(keep=False)
+    return raw.assign(image_id=raw["image_id"].mask(shared, raw["dx"] + "/" + raw["image_id"])).reindex(columns=COLUMNS).astype("str")
+
+# %% ../nbs/00_data.ipynb #062d9293
+def _read_file(file, layouts, photos):
+    "A table as its layout reads it, with the path of each photo."
+    raw = pd.read_csv(file, sep=None, engine="python", dtype=str, encoding="utf-8-sig", keep_default_na=True)
+    table = layouts[_layout(file, layouts)][1](raw.rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
+    names = table["image_id"].str.replace(rf"^.*/|({'|'.join(map(re.escape, PHOTO_SUFFIXES))})$", "", regex=True, case=False)
+    return table.assign(path=names.map(_photo_paths(photos, names.dropna())))
+
+# %% ../nbs/00_data.ipynb #b7b5a835
 def read_table(
     folder,  # folder with the metadata and photos below it, or the metadata file itself
     photos=None,  # folder to search for the photos; by default the folder of the metadata
+    dx_map=None,  # other names of diagnoses, e.g. `{"melanoma": "mel"}`
+    columns=None,  # the table's own names for `image_id`, `dx` and `lesion_id`, where it is in no published layout
+    classes=CLASSES,  # the diagnoses by which folders of photos may be named
 ):  # DataFrame with `COLUMNS`, one row per photo as published, unchecked; `path` is missing where there is no photo
-    "Read HAM10000 in any of its published layouts."
-    file = _metadata_file(folder)
-    raw = pd.read_csv(file, sep=None, engine="python", dtype=str, encoding="utf-8-sig", keep_default_na=True)
-    table = LAYOUTS[_layout(file)][1](raw.rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
+    "Read HAM10000 in any of its published layouts, a table of one's own, or one folder per class."
+    base, dx_map = Path(folder), dx_map or {}
+    layouts = _own_layout(columns) if columns else LAYOUTS
+    if file := _metadata_file(base, layouts):
+        table = _read_file(file, layouts, photos or (base.parent if base.is_file() else base))
+    else:
+        table = None if columns else _class_folders(base, {name.lower() for name in (*classes, *dx_map)})
+    if table is None:
+        raise _no_table(base, layouts)
     if table["lesion_id"].isna().all():
-        warnings.warn(f"{file.name} has no lesion_id: every photo counts as its own lesion, so photos of one lesion may cross a split.", stacklevel=2)
-    table["lesion_id"] = table["lesion_id"].fillna(table["image_id"])
-    table["age"] = pd.to_numeric(table["age"], errors="coerce")
-    table["sex"] = table["sex"].fillna("unknown")
-    table["localization"] = table["localization"].fillna("unknown")
-    base = Path(folder)
-    paths = _photo_paths(photos or (base.parent if base.is_file() else base))
-    return table.assign(path=table["image_id"].map(paths))[COLUMNS]
+        said = f"{(file or base).name} has no lesion_id: every photo counts as its own lesion, so photos of one lesion may cross a split."
+        warnings.warn(said, stacklevel=2)
+    return table.assign(
+        dx=table["dx"].replace(dx_map).str.lower().replace({dx.lower(): dx for dx in classes}),
+        lesion_id=table["lesion_id"].fillna(table["image_id"]),
+        age=pd.to_numeric(table["age"], errors="coerce"),
+        **{name: table[name].fillna("unknown") for name in ("sex", "localization")},
+    )[COLUMNS]
 
 # %% ../nbs/00_data.ipynb #833b113c
-def _check_diagnoses(table, source):
-    unknown = table[~table["dx"].isin(CLASSES)]
+def _check_diagnoses(table, source, classes):
+    unknown = table[~table["dx"].isin(classes)]
     if len(unknown):
         row, value = unknown.index[0] + 2, unknown["dx"].iloc[0]
         raise ValueError(
-            f"Unknown diagnosis '{value}' in row {row} of {source} ({len(unknown)} such rows); "
-            f"expected one of {', '.join(CLASSES)}. Map it with dx_map={{'{value}': ...}}."
+            f"Unknown diagnosis '{value}' in row {row} of {source}, photo '{unknown['image_id'].iloc[0]}' ({len(unknown)} such rows); "
+            f"expected one of {', '.join(classes)}. Map it with dx_map={{'{value}': ...}}."
         )
 
 # %% ../nbs/00_data.ipynb #7a4b8256
@@ -185,13 +310,18 @@ def load_table(
     folder,  # folder with the metadata and photos below it, or the metadata file itself
     photos=None,  # folder to search for the photos; by default the folder of the metadata
     dx_map=None,  # other names of diagnoses, e.g. `{"melanoma": "mel"}`
-):  # DataFrame with `COLUMNS`, one row per photo; `dx` is one of `CLASSES`
-    "Read and check HAM10000 in any of its published layouts."
-    table = read_table(folder, photos)
-    table["dx"] = table["dx"].replace(dx_map or {}).str.lower()
+    classes=CLASSES,  # the diagnoses that may occur
+    image_id="image_id",  # name of the column with the photos' ids or file names, in a table of one's own
+    dx="dx",  # name of the column with the diagnoses
+    lesion_id="lesion_id",  # name of the column that says which photos show the same lesion
+):  # DataFrame with `COLUMNS`, one row per photo; `dx` is one of `classes`
+    "Read and check HAM10000 in any of its published layouts, a table of one's own, or one folder per class."
+    columns = {"image_id": image_id, "dx": dx, "lesion_id": lesion_id}
+    own = any(ours != theirs for ours, theirs in columns.items())
+    table = read_table(folder, photos, dx_map, columns if own else None, classes)
     if table.empty:
         raise ValueError(f"'{folder}' lists no photo: its table has a header and no rows. Fetch the metadata again.")
-    _check_diagnoses(table, folder)
+    _check_diagnoses(table, folder, classes)
     _check_ids(table, folder)
     missing = table["image_id"][table["path"].isna()]
     if len(missing) == len(table):
@@ -253,6 +383,12 @@ def fit_photo(
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
 
 # %% ../nbs/00_data.ipynb #026a27d9
+def _classes_in(table):
+    "The diagnoses of a table: those of `CLASSES` in their order, then others by name."
+    found = set(table["dx"].dropna())
+    return [dx for dx in (*CLASSES, *sorted(found - set(CLASSES))) if dx in found]
+
+# %% ../nbs/00_data.ipynb #dc075248
 def photo_grid(
     table,  # DataFrame as `load_table` gives it
     columns=8,  # lesions shown per class
@@ -262,7 +398,7 @@ def photo_grid(
     "One row of photos per diagnosis, each of another lesion."
     from matplotlib.figure import Figure
 
-    present = [dx for dx in CLASSES if (table["dx"] == dx).any()]
+    present = _classes_in(table)
     canvas = np.full((len(present) * size, columns * size, 3), 255, np.uint8)
     for row, dx in enumerate(present):
         one_each = table[(table["dx"] == dx) & table["path"].notna()].drop_duplicates("lesion_id")
@@ -274,6 +410,114 @@ def photo_grid(
     axes.set(xticks=[], yticks=[(row + 0.5) * size for row in range(len(present))], yticklabels=present)
     axes.spines[:].set_visible(False)
     return figure
+
+# %% ../nbs/00_data.ipynb #1774056c
+def labels(
+    table,  # DataFrame with `dx`
+    classes=CLASSES,  # class names in the model's order
+):  # int array of class indices, shape (n,)
+    "The position of each photo's diagnosis in the class order."
+    found = pd.Categorical(table["dx"], categories=list(classes)).codes.astype(int)
+    if (found < 0).any():
+        first = table["dx"].iloc[found.argmin()]
+        raise ValueError(f"Diagnosis '{first}' is not among the classes {', '.join(classes)}. Name all of them, in the model's order: classes=(...).")
+    return found
+
+# %% ../nbs/00_data.ipynb #6c3c4c50
+def _cache_key(paths, size):
+    stats = [os.stat(path) for path in paths]
+    lines = [f"{path}\t{s.st_size}\t{s.st_mtime_ns}" for path, s in zip(paths, stats, strict=True)]
+    return hashlib.sha256("\n".join([__version__, FIT, str(size), *lines]).encode()).hexdigest()[:24]
+
+# %% ../nbs/00_data.ipynb #0af5b167
+def _fill(array, paths):
+    "Decode `paths` into `array` on all cores; the SHA-256 of each file, and the errors met."
+    def one(i):
+        try:
+            array[i] = fit_photo(paths[i], array.shape[1])
+            return hashlib.sha256(Path(paths[i]).read_bytes()).hexdigest(), None
+        except (ValueError, OSError) as error:
+            return None, str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(progress(pool.map(one, range(len(paths))), total=len(paths), desc="decode", unit="photo"))
+    return [digest for digest, _ in done], [error for _, error in done if error]
+
+# %% ../nbs/00_data.ipynb #6f08d785
+def pixels(
+    table,  # DataFrame as `load_table` gives it
+    size,  # side of the square photos in pixels
+):  # read-only uint8 memory map, shape (n, size, size, 3), in the order of the table
+    "The photos of a table at the model's size, decoded once and kept on disk."
+    missing = table["image_id"][table["path"].isna()]
+    if len(missing):
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(table)} photos have no file, the first is '{missing.iloc[0]}'. Run `skin-lesion verify` on the folder."
+        )
+    paths = table["path"].tolist()
+    file = cache_folder() / "pixels" / f"{_cache_key(paths, size)}.npy"
+    if not file.exists():
+        with atomic_write(file) as draft:
+            array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(paths), size, size, 3))
+            digests, errors = _fill(array, paths)
+            if errors:
+                raise ValueError(f"{len(errors)} of {len(paths)} photos cannot be read, the first: {errors[0]} Run `skin-lesion verify`.")
+            array.flush()
+            content = {"fit": FIT, "size": size, "version": __version__, "sha256": dict(zip(paths, digests, strict=True))}
+            with atomic_write(file.with_suffix(".json")) as notes:
+                notes.write_text(json.dumps(content))
+    return np.load(file, mmap_mode="r")
+
+# %% ../nbs/00_data.ipynb #f2df2562
+CODE_SIDE = 64
+
+
+def picture_code(
+    photo,  # RGB uint8 array, shape (height, width, 3)
+):  # float32 array of -1, 0 and 1, shape (16, 16)
+    "Signs of the lowest frequencies of a photo after its local contrast was made equal: a perceptual hash of 255 signs."
+    grey = cv2.cvtColor(fit_photo(photo, CODE_SIDE), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    detail = grey - cv2.GaussianBlur(grey, (0, 0), 3)
+    even = detail / (np.sqrt(cv2.GaussianBlur(detail**2, (0, 0), 3)) + 1)
+    code = np.sign(cv2.dct(even)[:16, :16])
+    code[0, 0] = 0
+    return code
+
+# %% ../nbs/00_data.ipynb #08edddfe
+def _orientations(codes):
+    "Codes of the eight ways to turn and flip each picture, one way after another, each of shape (n, 256)."
+    flip = np.where(np.arange(16) % 2, -1, 1).astype(np.float32)
+    for turned in (codes, codes.swapaxes(1, 2)):
+        for rows in (1, flip[:, None]):
+            for columns in (1, flip):
+                yield (turned * rows * columns).reshape(len(codes), -1)
+
+# %% ../nbs/00_data.ipynb #c7b0600f
+SAME_PICTURE = 66
+
+
+def _alike(codes, distance):
+    "Number of differing signs for each pair of positions i < j at which it is at most `distance`, in any orientation."
+    own, closest = codes.reshape(len(codes), -1), {}
+    for turned in _orientations(codes):
+        for start in range(0, len(own), 500):
+            agree = turned[start : start + 500] @ own[start:].T
+            for i, j in np.argwhere(agree >= 255 - 2 * distance):
+                if i < j:
+                    pair = int(start + i), int(start + j)
+                    closest[pair] = min(int(255 - agree[i, j]) // 2, closest.get(pair, 255))
+    return closest
+
+# %% ../nbs/00_data.ipynb #edb348b5
+def near_duplicates(
+    table,  # DataFrame as `load_table` gives it
+    distance=SAME_PICTURE,  # most signs that may differ, 0..255
+):  # DataFrame, one row per pair, closest first: image_id, lesion_id, other_image_id, other_lesion_id, distance
+    "Pairs of photos that are the same picture, whatever their ids, file formats, brightness and orientation."
+    found = _alike(np.stack([picture_code(photo) for photo in pixels(table, CODE_SIDE)]), distance)
+    i, j = np.array(sorted(found, key=found.get), dtype=int).reshape(-1, 2).T
+    pairs = {f"{which}{name}": table[name].to_numpy()[at] for which, at in [("", i), ("other_", j)] for name in ("image_id", "lesion_id")}
+    return pd.DataFrame(pairs).assign(distance=sorted(found.values()))
 
 # %% ../nbs/00_data.ipynb #c47f5299
 def _problem(kind, ids, message):
@@ -301,19 +545,21 @@ def _table_problems(table):
 
 # %% ../nbs/00_data.ipynb #2217d5a3
 def _fingerprint(path):
-    "Hash of a photo's pixels, or the error that reading it gave."
+    "Hash of a photo's pixels and its perceptual code, or the error that reading it gave."
     try:
-        return hashlib.sha256(read_photo(path).tobytes()).hexdigest(), None
+        photo = read_photo(path)
+        return hashlib.sha256(photo.tobytes()).hexdigest(), picture_code(photo), None
     except (ValueError, FileNotFoundError) as error:
-        return None, str(error)
+        return None, None, str(error)
 
 # %% ../nbs/00_data.ipynb #5b9126fd
 def _photo_problems(table):
     "Problems that show when every photo is read."
     rows = table.dropna(subset="path").drop_duplicates("image_id")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        prints = list(tqdm(pool.map(_fingerprint, rows["path"]), total=len(rows), desc="verify", unit="photo", disable=None))
-    rows = rows.assign(print=[p for p, _ in prints], error=[e for _, e in prints])
+        prints = list(progress(pool.map(_fingerprint, rows["path"]), total=len(rows), desc="verify", unit="photo"))
+    codes = pd.Series([code for _, code, _ in prints], rows.index, dtype=object)
+    rows = rows.assign(print=[p for p, _, _ in prints], code=codes, error=[e for _, _, e in prints])
     bad = rows.dropna(subset="error")
     kinds = ["truncated_photo" if "is truncated" in error else "unreadable_photo" for error in bad["error"]]
     found = [_problem(kind, [i], error) for kind, i, error in zip(kinds, bad["image_id"], bad["error"], strict=True)]
@@ -323,6 +569,18 @@ def _photo_problems(table):
             where = f"different lesions ({', '.join(sorted(set(same['lesion_id'])))})" if apart else f"lesion {same['lesion_id'].iloc[0]}"
             kind = "identical_photos_across_lesions" if apart else "identical_photos"
             found.append(_problem(kind, same["image_id"], f"Photos {', '.join(same['image_id'])} of {where} are the same picture."))
+    return found + _near_problems(rows.dropna(subset="print").drop_duplicates("print"))
+
+
+def _near_problems(rows):
+    "Photos of different lesions that look like the same picture."
+    found = []
+    for (i, j), distance in sorted(_alike(np.stack(rows["code"]), SAME_PICTURE).items() if len(rows) else (), key=lambda pair: pair[1]):
+        one, other = rows.iloc[i], rows.iloc[j]
+        if one["lesion_id"] != other["lesion_id"]:
+            photos = " and ".join(f"{row['image_id']} (lesion {row['lesion_id']}, {row['dx']})" for row in (one, other))
+            said = f"Photos {photos} look like the same picture: {distance} of 255 signs differ. Split with together=near_duplicates(table)."
+            found.append(_problem("near_duplicates_across_lesions", [one["image_id"], other["image_id"]], said))
     return found
 
 # %% ../nbs/00_data.ipynb #e8c4d921
@@ -331,7 +589,6 @@ def verify(
 ):  # dict with `n_photos`, `n_lesions`, `classes` (photos per diagnosis) and `problems` (list of kind, image_ids, message)
     "Read every row and every photo, and report everything that is wrong with them."
     table = read_table(folder)
-    table["dx"] = table["dx"].str.lower()
     counts = table["dx"].value_counts()
     return {
         "n_photos": len(table),
@@ -345,20 +602,30 @@ def _lesions_of(table, seed):
     "For each class present: its name and its lesion ids in random order."
     rng = np.random.default_rng(seed)
     lesions = table.drop_duplicates("lesion_id").sort_values("lesion_id")
-    return {dx: rng.permutation(lesions["lesion_id"][lesions["dx"] == dx].to_numpy(object)) for dx in CLASSES if (lesions["dx"] == dx).any()}
+    return {dx: rng.permutation(lesions["lesion_id"][lesions["dx"] == dx].to_numpy(object)) for dx in _classes_in(lesions)}
 
 # %% ../nbs/00_data.ipynb #d8043cd6
+def _joined(table, pairs):
+    "The lesion of each photo, under one name where pairs of photos join lesions."
+    name = {lesion: lesion for lesion in table["lesion_id"]}
+    for one, other in zip(pairs["lesion_id"], pairs["other_lesion_id"], strict=True):
+        if name[one] != name[other]:
+            name |= {lesion: name[one] for lesion in name if name[lesion] == name[other]}
+    return table["lesion_id"].map(name)
+
+# %% ../nbs/00_data.ipynb #c16c462f
 def split_lesions(
     table,  # DataFrame as `load_table` gives it
     test=0.2,  # share of each class' lesions in the test part, 0..1
     validation=0.1,  # share of each class' lesions in the validation part, 0..1
     seed=0,  # which lesions go where
+    together=None,  # pairs from `near_duplicates`: the lesions of a pair go to the same part
 ):  # a copy of `table` with the column `part`: train, validation or test
     "Split whole lesions, class by class, into training, validation and test part."
     if min(test, validation) < 0 or test + validation >= 1:
         raise ValueError(f"test={test} and validation={validation} leave nothing to train on; both are shares of 0 or more with a sum under 1.")
-    part = {}
-    for dx, lesions in _lesions_of(table, seed).items():
+    part, names = {}, table["lesion_id"] if together is None else _joined(table, together)
+    for dx, lesions in _lesions_of(table.assign(lesion_id=names), seed).items():
         sizes = [max(1, round(share * len(lesions))) if share else 0 for share in (test, validation)]
         if sum(sizes) >= len(lesions):
             raise ValueError(
@@ -367,7 +634,7 @@ def split_lesions(
             )
         ends = np.cumsum(sizes)
         part |= dict.fromkeys(lesions[: ends[0]], "test") | dict.fromkeys(lesions[ends[0] : ends[1]], "validation")
-    return table.assign(part=table["lesion_id"].map(part).fillna("train"))
+    return table.assign(part=names.map(part).fillna("train"))
 
 # %% ../nbs/00_data.ipynb #c94aa6ca
 def check_split(
@@ -440,56 +707,3 @@ def fold_lesions(
         fold |= {lesion: (dealt + i) % k for i, lesion in enumerate(lesions)}
         dealt += len(lesions)
     return table.assign(fold=table["lesion_id"].map(fold))
-
-# %% ../nbs/00_data.ipynb #1774056c
-def labels(
-    table,  # DataFrame with `dx`
-    classes=CLASSES,  # class names in the model's order
-):  # int array of class indices, shape (n,)
-    "The position of each photo's diagnosis in the class order."
-    return pd.Categorical(table["dx"], categories=list(classes)).codes.astype(int)
-
-# %% ../nbs/00_data.ipynb #6c3c4c50
-def _cache_key(paths, size):
-    stats = [os.stat(path) for path in paths]
-    lines = [f"{path}\t{s.st_size}\t{s.st_mtime_ns}" for path, s in zip(paths, stats, strict=True)]
-    return hashlib.sha256("\n".join([__version__, FIT, str(size), *lines]).encode()).hexdigest()[:24]
-
-# %% ../nbs/00_data.ipynb #0af5b167
-def _fill(array, paths):
-    "Decode `paths` into `array` on all cores; the SHA-256 of each file, and the errors met."
-    def one(i):
-        try:
-            array[i] = fit_photo(paths[i], array.shape[1])
-            return hashlib.sha256(Path(paths[i]).read_bytes()).hexdigest(), None
-        except (ValueError, OSError) as error:
-            return None, str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(tqdm(pool.map(one, range(len(paths))), total=len(paths), desc="decode", unit="photo", disable=None))
-    return [digest for digest, _ in done], [error for _, error in done if error]
-
-# %% ../nbs/00_data.ipynb #6f08d785
-def pixels(
-    table,  # DataFrame as `load_table` gives it
-    size,  # side of the square photos in pixels
-):  # read-only uint8 memory map, shape (n, size, size, 3), in the order of the table
-    "The photos of a table at the model's size, decoded once and kept on disk."
-    missing = table["image_id"][table["path"].isna()]
-    if len(missing):
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(table)} photos have no file, the first is '{missing.iloc[0]}'. Run `skin-lesion verify` on the folder."
-        )
-    paths = table["path"].tolist()
-    file = cache_folder() / "pixels" / f"{_cache_key(paths, size)}.npy"
-    if not file.exists():
-        with atomic_write(file) as draft:
-            array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(paths), size, size, 3))
-            digests, errors = _fill(array, paths)
-            if errors:
-                raise ValueError(f"{len(errors)} of {len(paths)} photos cannot be read, the first: {errors[0]} Run `skin-lesion verify`.")
-            array.flush()
-            content = {"fit": FIT, "size": size, "version": __version__, "sha256": dict(zip(paths, digests, strict=True))}
-            with atomic_write(file.with_suffix(".json")) as notes:
-                notes.write_text(json.dumps(content))
-    return np.load(file, mmap_mode="r")

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SQUASHING', 'PASSED', 'METHODS', 'Step', 'flat_steps', 'Split', 'split_model', 'gradcam', 'layercam', 'hirescam',
            'xgradcam', 'gradcam_plus_plus', 'eigencam', 'heatmaps', 'caption', 'Picture', 'overlay', 'panels',
-           'compare_methods', 'top_classes', 'errors', 'gallery']
+           'compare_methods', 'top_classes', 'errors', 'gallery_figure', 'gallery']
 
 # %% ../nbs/04_gradcam.ipynb #f9b541cc
+import mmap
 import weakref
 from dataclasses import dataclass
 from io import BytesIO
@@ -431,6 +432,15 @@ def _explain(cut, photos, chosen, weigh, size):
     return np.stack(maps, axis=1)
 
 # %% ../nbs/04_gradcam.ipynb #4b1da225
+def _give_back(photos):
+    "Take the pages of a memory map that were read out of this process; the system may still keep them."
+    pages = photos if isinstance(photos, np.memmap) and photos.mode != "c" else None
+    while isinstance(pages, np.ndarray):
+        pages = pages.base
+    if isinstance(pages, mmap.mmap) and hasattr(pages, "madvise"):
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
 def heatmaps(
     model,  # any Keras model of RGB photos, 0..255
     photos,  # uint8 array or memory map (n, h, w, 3), or a list of (h, w, 3), at the model's size
@@ -457,6 +467,7 @@ def heatmaps(
         maps = _explain(cut, batch, None if chosen is None else chosen[rows], METHODS[method], shape[:2] if upsample else None)
         result = np.zeros((n, *maps.shape[1:]), "float32") if result is None else result
         result[rows] = maps
+        _give_back(photos)
     return result if isinstance(classes, str) and classes == "all" else result[:, 0]
 
 # %% ../nbs/04_gradcam.ipynb #16b07831
@@ -479,9 +490,13 @@ class Picture(Figure):
     def __init__(self, width, height):
         super().__init__(figsize=(width, height), layout="constrained")
 
-    def _repr_png_(self):
+    def savefig(self, file, *, dpi=300, **options):
+        "Save for print: 300 dots per inch, or what is asked for."
+        super().savefig(file, dpi=dpi, **options)
+
+    def _repr_jpeg_(self):
         content = BytesIO()
-        self.savefig(content, format="png", dpi=72)
+        self.savefig(content, format="jpeg", dpi=90, pil_kwargs={"quality": 85})
         return content.getvalue()
 
 # %% ../nbs/04_gradcam.ipynb #ac3a885e
@@ -534,7 +549,7 @@ def panels(
     return figure
 
 # %% ../nbs/04_gradcam.ipynb #0db81f75
-def _row(photo, pictures, title, mask=None, colormap="inferno"):
+def _row(photo, pictures, title, mask, colormap):
     "The photo and one overlay per entry of `pictures` {title: heatmap}, side by side, with a colour bar."
     figure = Picture(1.3 * (len(pictures) + 1) + 0.8, 1.9)
     first, *others = figure.subplots(1, len(pictures) + 1)
@@ -553,13 +568,14 @@ def compare_methods(
     methods=tuple(METHODS),  # names in `METHODS`
     layer=None,  # as for `heatmaps`
     title="",  # e.g. what `caption` says
-    mask=None,  # (h, w), anything above 0 is the lesion
+    mask=None,  # (h, w), anything above 0 is the lesion; its outline is drawn
+    colormap="inferno",  # any matplotlib name, e.g. "viridis" or "jet"
     names=CLASSES,  # what the model's outputs mean, in order
 ):  # matplotlib Figure
     "One photo explained by several methods."
     classes = None if dx is None else [dx]
     maps = {method: heatmaps(model, photo[None], classes, method, layer, names=names)[0] for method in methods}
-    return _row(photo, maps, title, mask)
+    return _row(photo, maps, title, mask, colormap)
 
 # %% ../nbs/04_gradcam.ipynb #e126ee5f
 def top_classes(
@@ -568,6 +584,8 @@ def top_classes(
     k=3,  # how many classes
     method="gradcam",  # a name in `METHODS`
     title="",  # e.g. what `caption` says
+    mask=None,  # (h, w), anything above 0 is the lesion; its outline is drawn
+    colormap="inferno",  # any matplotlib name, e.g. "viridis" or "jet"
     names=CLASSES,  # what the model's outputs mean, in order
 ):  # matplotlib Figure
     "One photo explained for its likeliest classes."
@@ -575,7 +593,8 @@ def top_classes(
     scores = np.asarray(model.predict_on_batch(photo[None].astype("float32")))[0]
     best = np.argsort(-scores, kind="stable")[:k]
     titles = [names[i] if len(names) == len(scores) else f"class {i}" for i in best]
-    return _row(photo, {f"{CLASS_NAMES.get(name, name)}\n{scores[i]:.2f}": maps[i] for i, name in zip(best, titles, strict=True)}, title)
+    pictures = {f"{CLASS_NAMES.get(name, name)}\n{scores[i]:.2f}": maps[i] for i, name in zip(best, titles, strict=True)}
+    return _row(photo, pictures, title, mask, colormap)
 
 # %% ../nbs/04_gradcam.ipynb #e74a02af
 def _mistakes(predictions, table, n):
@@ -597,33 +616,59 @@ def errors(
     table,  # DataFrame as `data.load_table` gives it: where the photos are
     n=4,  # how many mistakes
     method="gradcam",  # a name in `METHODS`
+    masks=None,  # {image_id: (h, w), anything above 0 is the lesion}; outlines are drawn where there are some
+    colormap="inferno",  # any matplotlib name, e.g. "viridis" or "jet"
+    names=CLASSES,  # what the model's outputs mean, in order
 ):  # matplotlib Figure
     "The most confident mistakes, with the evidence for the decision and for the truth."
     wrong = _mistakes(predictions, table, n)
     photos = np.stack([data.fit_photo(path, model.input_shape[1]) for path in wrong["path"]])
-    maps = [heatmaps(model, photos, wrong[column], method) for column in ("decision", "dx")]
+    maps = [heatmaps(model, photos, wrong[column], method, names=names) for column in ("decision", "dx")]
     figure = Picture(6.4, 2 * len(wrong))
     rows = figure.subplots(len(wrong), 3, squeeze=False)
     for axes, photo, decided, true, (_, row) in zip(rows, photos, *maps, wrong.iterrows(), strict=True):
-        _draw(axes[0], photo, caption(row["image_id"]).replace("photo ", "photo\n"))
-        _draw(axes[1], overlay(photo, decided), f"decided: {CLASS_NAMES[row['decision']]}\np = {row['sure']:.2f}")
-        _draw(axes[2], overlay(photo, true), f"true: {CLASS_NAMES[row['dx']]}\np = {row[row['dx']]:.2f}")
-        _colour_bar(figure, axes[2], "inferno")
+        mask = (masks or {}).get(row["image_id"])
+        _draw(axes[0], photo, caption(row["image_id"]).replace("photo ", "photo\n"), mask)
+        for place, what, heatmap, dx in ((axes[1], "decided", decided, row["decision"]), (axes[2], "true", true, row["dx"])):
+            _draw(place, overlay(photo, heatmap, colormap), f"{what}: {CLASS_NAMES.get(dx, dx)}\np = {row[dx]:.2f}", mask)
+        _colour_bar(figure, axes[2], colormap)
     return figure
 
 # %% ../nbs/04_gradcam.ipynb #639288cd
-def _examples(model, table, photos):
+def _examples(model, table, photos, names=CLASSES):
     "The photo that stands for each class: rows of `table` with `row`, `predicted` and `probability` added."
     rows = np.flatnonzero(table["part"] == "test") if "part" in table else np.arange(len(table))
     batches = np.array_split(rows, max(1, len(rows) // 32))
     probabilities = np.concatenate([model.predict_on_batch(np.asarray(photos[batch], "float32")) for batch in batches])
-    found = table.iloc[rows].assign(row=rows, predicted=np.array(CLASSES)[probabilities.argmax(1)], probability=probabilities.max(1))
-    found["own"] = probabilities[np.arange(len(rows)), data.labels(found)]
+    found = table.iloc[rows].assign(row=rows, predicted=np.array(names)[probabilities.argmax(1)], probability=probabilities.max(1))
+    found["own"] = probabilities[np.arange(len(rows)), data.labels(found, names)]
     found["right"] = found["predicted"] == found["dx"]
     best = found.sort_values(["right", "own"], ascending=False, kind="stable").drop_duplicates("dx")
-    return best.set_index("dx", drop=False).reindex([dx for dx in CLASSES if dx in set(best["dx"])])
+    return best.set_index("dx", drop=False).reindex([dx for dx in names if dx in set(best["dx"])])
 
 
+def gallery_figure(
+    model,  # any Keras model of RGB photos
+    table,  # DataFrame as `data.load_table` gives it; with a column `part` only "test" is used
+    method="gradcam",  # a name in `METHODS`
+    masks=None,  # {image_id: (h, w), anything above 0 is the lesion}; outlines are drawn where there are some
+    colormap="inferno",  # any matplotlib name, e.g. "viridis" or "jet"
+    names=CLASSES,  # what the model's outputs mean, in order
+):  # matplotlib Figure
+    "One photo per class, and below it the evidence for that class."
+    photos = data.pixels(table, model.input_shape[1])
+    chosen = _examples(model, table, photos, names)
+    maps = heatmaps(model, photos[chosen["row"]], chosen["dx"], method, names=names)
+    figure = Picture(1.3 * len(chosen) + 0.8, 3.2)
+    rows = figure.subplots(2, len(chosen), squeeze=False)
+    for above, below, row, heatmap in zip(*rows, chosen.itertuples(), maps, strict=True):
+        mask = (masks or {}).get(row.image_id)
+        _draw(above, photos[row.row], f"{row.dx}\n{row.image_id}", mask)
+        _draw(below, overlay(photos[row.row], heatmap, colormap), f"said: {row.predicted}\np = {row.probability:.2f}", mask)
+    _colour_bar(figure, rows[1, -1], colormap)
+    return figure
+
+# %% ../nbs/04_gradcam.ipynb #4a86d484
 def gallery(
     model_file,  # .keras or .h5
     table,  # DataFrame as `data.load_table` gives it; with a column `part` only "test" is used
@@ -631,15 +676,17 @@ def gallery(
     method="gradcam",  # a name in `METHODS`
     classes=None,  # class order of a file that another program wrote
     explain=None,  # the class to explain in every photo; by default its own
+    colormap="inferno",  # any matplotlib name, e.g. "viridis" or "jet"
 ):  # DataFrame, one row per class found in the table: image_id, dx, predicted, probability, file
     "Write the three panels of one photo per class."
     model, info = models.load(model_file, classes)
     photos = data.pixels(table, info.size)
-    chosen = _examples(model, table, photos)
+    chosen = _examples(model, table, photos, info.classes)
     maps = heatmaps(model, photos[chosen["row"]], explain or chosen["dx"], method, names=info.classes)
     files = [Path(out) / f"{dx}_gradcam.jpg" for dx in chosen["dx"]]
     for row, heatmap, file in zip(chosen.itertuples(), maps, files, strict=True):
-        words = f"{caption(row.image_id, row.dx, row.predicted, row.probability)}\n{method} for {CLASS_NAMES[explain or row.dx]}"
+        shown = explain or row.dx
+        words = f"{caption(row.image_id, row.dx, row.predicted, row.probability)}\n{method} for {CLASS_NAMES.get(shown, shown)}"
         with data.atomic_write(file) as draft:
-            panels(photos[row.row], heatmap, words).savefig(draft, dpi=300)
+            panels(photos[row.row], heatmap, words, colormap=colormap).savefig(draft)
     return chosen.assign(file=[file.name for file in files]).reset_index(drop=True)[["image_id", "dx", "predicted", "probability", "file"]]

@@ -1,6 +1,9 @@
 "What the tests of the repository share."
+import importlib.util
+import os
 import shutil
 import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
-MADE = {".git", ".venv", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__", "_proc", "_docs", "build", "dist", "runs"}
+NBS = ROOT / "nbs"
+NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not any(part.startswith(".") for part in path.relative_to(NBS).parts))
+BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
+MADE = {".git", *BACKENDS.values(), ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__", "_proc", "_docs", "build", "dist", "runs"}
 
 
 def git(*arguments):
@@ -37,6 +43,18 @@ def copy_checkout(folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
     return folder / "skin_lesion"
+
+
+def python_with(backend):
+    "The Python of an environment that has a backend: this one, or what `make` put beside it."
+    if importlib.util.find_spec(backend):
+        return sys.executable
+    target = "test" if backend == "tensorflow" else f"test-{backend}"
+    folder = ROOT / BACKENDS[backend]
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if any(folder.glob("setup-*")) and python.exists():
+        return str(python)
+    pytest.skip(f"no environment with {backend}; make {target} makes one in {folder.name}")
 
 
 @pytest.fixture

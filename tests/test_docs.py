@@ -9,9 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT, SETTINGS, copy_checkout
+from conftest import NBS, NOTEBOOKS, ROOT, SETTINGS, copy_checkout
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 HIDDEN = re.compile(r"^#\|\s*(hide\s*$|default_exp|exporti?\b|output: false|include: false)", re.MULTILINE)
 PROCESS = """
 import nbdev.doclinks
@@ -44,12 +43,12 @@ def site(tmp_path_factory):
 
 def front_matter(site, path):
     "The front matter that nbdev gives a page."
-    return nbformat.read(site[0] / path.name, as_version=4).cells[0].source
+    return nbformat.read(site[0] / path.relative_to(NBS), as_version=4).cells[0].source
 
 
 def page(site, path):
     "The rendered page of a notebook."
-    return (site[1] / path.with_suffix(".html").name).read_text(encoding="utf-8")
+    return (site[1] / path.relative_to(NBS).with_suffix(".html")).read_text(encoding="utf-8")
 
 
 def shown_outputs(path):
@@ -86,6 +85,11 @@ def test_page_documents_what_the_module_exports(site, path):
     assert "](http" not in re.sub(r"<[^>]+>", "", html), "a link that is not rendered"
 
 
+def test_every_notebook_is_in_the_sidebar(site):
+    sidebar = (site[0] / "sidebar.yml").read_text(encoding="utf-8")
+    assert [name for path in NOTEBOOKS if (name := path.relative_to(NBS).as_posix()) not in sidebar] == []
+
+
 def test_internal_links_resolve(site):
     broken = [line for line in site[2].splitlines() if line.startswith("warning:") and "output-file is not read" not in line]
     assert broken == []
@@ -109,5 +113,5 @@ def test_symbols_link_to_their_pages(site):
 @pytest.mark.skipif(not shutil.which("quarto"), reason="Quarto is not installed")
 def test_quarto_builds_the_site(checkout):
     run(Path(sys.executable).with_name("nbdev_docs"), cwd=checkout)
-    names = [re.sub(r"^\d+_", "", p.stem) for p in NOTEBOOKS]
-    assert [n for n in names if not (checkout / "_docs" / f"{n}.html").exists()] == []
+    pages = [p.relative_to(NBS).with_name(re.sub(r"^\d+_", "", p.stem) + ".html") for p in NOTEBOOKS]
+    assert [page.as_posix() for page in pages if not (checkout / "_docs" / page).exists()] == []

@@ -1,6 +1,5 @@
 "Grad-CAM on every kind of model, beside independent ways to the same numbers."
 import gc
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +10,9 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import BACKENDS, ROOT, python_with
 from keras import layers
+from matplotlib.contour import QuadContourSet
 
 from skin_lesion import data, gradcam, models
 from skin_lesion.gradcam import METHODS, heatmaps, split_model
@@ -131,7 +132,8 @@ def subclassed(parts, end):
     class Own(keras.Model):
         def __init__(self):
             super().__init__()
-            self.core = keras.Sequential(parts)
+            photos = keras.Input(SHAPE)
+            self.core = keras.Model(photos, chain(photos, parts), name="core")
             self.end = end
 
         def call(self, photos, training=False):
@@ -168,6 +170,15 @@ def test_saved_models(expected, flat, tmp_path, suffix):
     assert np.allclose(heatmaps(keras.saving.load_model(tmp_path / f"model{suffix}", compile=False), PHOTOS, "all"), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("build", [nested_sequential, nested_functional])
+def test_legacy_file_of_a_nested_model(tmp_path, build):
+    model = build(blocks(), ending())
+    model.save(tmp_path / "nested.h5")
+    again = keras.saving.load_model(tmp_path / "nested.h5", compile=False)
+    assert split_model(again).layers == ("two",)
+    assert np.allclose(heatmaps(again, PHOTOS[:2], "all"), heatmaps(model, PHOTOS[:2], "all"), atol=1e-5)
+
+
 def test_two_layers_of_one_name():
     def side(name):
         return keras.Sequential([layers.Conv2D(4, 3, activation="relu", name="conv"), layers.MaxPooling2D(name="pool")], name=name)
@@ -186,6 +197,18 @@ def attention(features):
     return layers.Dense(7, "softmax")(keras.ops.sum(places * share, axis=1))
 
 
+def queried(features):
+    "Attention pooling by Keras' own layer: the mean place asks all places."
+    places = layers.Reshape((-1, features.shape[-1]))(features)
+    answer = layers.MultiHeadAttention(2, 4)(layers.GlobalAveragePooling2D(keepdims=True)(features)[:, 0], places)
+    return layers.Dense(7)(layers.Flatten()(answer))
+
+
+def gated(features):
+    "Spatial attention in front of the average."
+    return layers.Dense(7)(layers.GlobalAveragePooling2D()(features * layers.Conv2D(1, 1, activation="sigmoid")(features)))
+
+
 def hidden(features):
     return layers.Dense(7)(layers.Dense(16, "tanh")(layers.GlobalAveragePooling2D()(features)))
 
@@ -198,7 +221,13 @@ def normed(features):
     return layers.Dense(7, "sigmoid")(layers.BatchNormalization()(layers.GlobalMaxPooling2D()(features)))
 
 
-@pytest.mark.parametrize("head", [attention, hidden, flattened, normed])
+def test_a_gate_belongs_to_the_features():
+    model = functional(gated)
+    assert len(split_model(model).layers) == 1 and split_model(model).dense is not None
+    check(heatmaps(model, PHOTOS, 2), (5, 64, 64))
+
+
+@pytest.mark.parametrize("head", [attention, queried, hidden, flattened, normed])
 def test_gradients_of_other_heads(head):
     model = functional(head)
     cut = split_model(model)
@@ -279,6 +308,35 @@ def test_feature_map_resolution(flat):
 def test_memory_map(flat, expected, tmp_path):
     np.save(tmp_path / "photos.npy", PHOTOS)
     assert np.allclose(heatmaps(flat, np.load(tmp_path / "photos.npy", mmap_mode="r"), "all", batch_size=2), expected, atol=1e-5)
+
+
+PEAK = """
+import resource, sys
+import keras, numpy as np
+from skin_lesion import gradcam
+photos = np.load(sys.argv[1], mmap_mode="r")[: int(sys.argv[2])]
+model = keras.Sequential([keras.Input((224, 224, 3)), keras.layers.Conv2D(8, 7, strides=8, activation="relu"),
+                          keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(7, "softmax")])
+gradcam.heatmaps(model, photos)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell a process' peak memory this way")
+def test_a_thousand_photos_take_the_memory_of_their_heatmaps(tmp_path):
+    photos = np.lib.format.open_memmap(tmp_path / "photos.npy", "w+", np.uint8, (1000, 224, 224, 3))
+    photos[:] = np.resize(PHOTOS[0], (224, 224, 3))
+    photos.flush()
+    peaks = [int(subprocess.check_output([sys.executable, "-c", PEAK, photos.filename, str(n)])) for n in (32, 1000)]
+    assert (peaks[1] - peaks[0]) / 1024 < 300
+
+
+def test_a_memory_map_that_is_written_to_keeps_what_was_written(flat, tmp_path):
+    np.save(tmp_path / "photos.npy", np.zeros_like(PHOTOS))
+    for mode in ("r+", "c"):
+        photos = np.load(tmp_path / "photos.npy", mmap_mode=mode)
+        photos[:] = PHOTOS
+        assert np.array_equal(heatmaps(flat, photos[1:]), heatmaps(flat, PHOTOS[1:])) and np.array_equal(photos, PHOTOS)
 
 
 def test_no_evidence_stays_zero():
@@ -406,15 +464,14 @@ np.save(sys.argv[3], np.stack([gradcam.heatmaps(model, photos, "all", method) fo
 """
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != keras.backend.backend()])
 def test_backends_agree(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+    python = python_with(backend)
     model = functional(attention)
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "photos.npy", PHOTOS)
     files = [str(tmp_path / name) for name in ("model.keras", "photos.npy", "maps.npy")]
-    subprocess.run([sys.executable, "-c", OTHER_BACKEND, *files], check=True, env={**os.environ, "KERAS_BACKEND": backend})
+    subprocess.run([python, "-c", OTHER_BACKEND, *files], check=True, env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)})
     assert np.allclose(np.load(files[2]), np.stack([heatmaps(model, PHOTOS, "all", method) for method in METHODS]), atol=1e-3)
 
 
@@ -472,12 +529,42 @@ def test_errors_shows_the_surest_first(flat):
         gradcam.errors(flat, pd.DataFrame(rows[3:]), table)
 
 
-def test_pictures(flat):
+def outlined(figure):
+    return [axes for axes in figure.axes if any(isinstance(artist, QuadContourSet) for artist in axes.get_children())]
+
+
+def test_pictures(flat, tmp_path):
     three = gradcam.panels(PHOTOS[0], heatmaps(flat, PHOTOS[:1])[0], "title", mask=PHOTOS[0, ..., 0] > 200, colormap="jet")
     figures = [three, gradcam.compare_methods(flat, PHOTOS[0], "mel"), gradcam.top_classes(flat, PHOTOS[0])]
     assert [len(figure.axes) for figure in figures] == [4, 8, 5]
-    assert all(figure._repr_png_().startswith(b"\x89PNG") for figure in figures)
+    assert all(figure._repr_jpeg_().startswith(b"\xff\xd8") for figure in figures)
+    three.savefig(tmp_path / "print.png")
+    assert data.read_photo(tmp_path / "print.png").shape == (780, 2100, 3)
     with pytest.raises(ValueError, match="upsample=True"):
         gradcam.overlay(PHOTOS[0], np.zeros((4, 4)))
     cold = gradcam.overlay(PHOTOS[0], np.zeros((64, 64)))
     assert np.array_equal(cold, PHOTOS[0])
+
+
+@pytest.mark.parametrize("draw", ["compare_methods", "top_classes"])
+def test_outline_and_colours_on_request(flat, draw):
+    def pixels(**options):
+        figure = getattr(gradcam, draw)(flat, PHOTOS[0], **options)
+        return figure, figure._repr_jpeg_()
+
+    plain, marked = pixels(), pixels(mask=PHOTOS[0, ..., 0] > 200)
+    assert not outlined(plain[0]) and len(outlined(marked[0])) == len(marked[0].axes) - 1
+    assert plain[1] != pixels(colormap="jet")[1]
+
+
+def test_figures_of_a_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKIN_LESION_CACHE", str(tmp_path / "cache"))
+    keras.utils.set_random_seed(0)
+    model, table = eager(models.create("cnn", 32)), data.load_table(photo_folder(tmp_path / "photos"))
+    masks = {"P0": np.eye(32)}
+    seven = gradcam.gallery_figure(model, table.head(7), masks=masks)
+    assert len(seven.axes) == 15 and len(outlined(seven)) == 2
+    assert [axes.get_title().split("\n")[0] for axes in seven.axes[:7]] == list(data.CLASSES)
+    rows = table.assign(decision="mel", part="test", **dict.fromkeys(data.CLASSES, 0.1))
+    wrong = gradcam.errors(model, rows[rows["dx"] != "mel"].head(1), table, masks=masks, colormap="jet")
+    assert len(wrong.axes) == 4 and len(outlined(wrong)) == 3

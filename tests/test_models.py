@@ -14,6 +14,7 @@ import pytest
 
 from skin_lesion import models
 from skin_lesion.data import CLASSES
+from skin_lesion.imbalance import BalancedAccuracy
 from skin_lesion.models import BACKBONES, MODELS, Info, create, fold, freeze, load, logits_model, save
 
 SIZE = 64
@@ -262,6 +263,29 @@ def test_half_precision_is_saved_as_float32(tmp_path, suffix):
     for layer in model.layers:
         for ours, theirs in zip(layer.get_weights(), again.get_layer(layer.name).get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_compiled_model_of_ones_own_can_be_saved(tmp_path):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    outputs = keras.layers.Dense(3, "softmax")(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs)))
+    model = keras.Model(inputs, outputs, name="own")
+    model.compile("adam", lambda y, p: keras.ops.mean(p), metrics=[BalancedAccuracy(3, offset=[0, 1, 2])])
+    model.fit(PHOTOS.astype("float32"), np.eye(3)[:2], verbose=0)
+    classes = ("harmless", "unclear", "harmful")
+    again, info = load(save(model, tmp_path / "own.keras", Info("own", SIZE, classes)))
+    np.testing.assert_allclose(run(again), run(model), atol=1e-6)
+    assert info.classes == classes
+
+
+def test_the_metric_comes_back_with_a_compiled_model(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(inputs))
+    model.compile("adam", "categorical_crossentropy", metrics=[BalancedAccuracy(3, offset=[0, 1, 2])])
+    x, y = np.eye(4, dtype="float32"), np.eye(3, dtype="float32")[[0, 1, 2, 0]]
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), atol=1e-6)
 
 
 def test_any_size_and_own_classes(tmp_path):

@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-
-NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
+from conftest import NOTEBOOKS, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +18,7 @@ def nbdev_test():
     return completed, failed, result.stdout
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
 def test_notebook(nbdev_test, name):
     completed, failed, output = nbdev_test
     assert name in completed - failed, output

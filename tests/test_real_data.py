@@ -7,10 +7,16 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from skin_lesion.data import CLASSES, load_split, load_table, split_hash, split_lesions, verify
+from skin_lesion.data import CLASSES, load_split, load_table, near_duplicates, split_hash, split_lesions, verify
 
 DATA = Path(os.environ.get("SKIN_LESION_DATA", "not set"))
 SPLIT_HASH = "7a5e573c6911e6ba419f8dc37e2640fe985021eec85cb9a0aa7646cf729688b9"
+ACROSS_LESIONS = [
+    {"ISIC_0030074", "ISIC_0025226"},
+    {"ISIC_0027027", "ISIC_0029036"},
+    {"ISIC_0034248", "ISIC_0034228"},
+    {"ISIC_0027636", "ISIC_0027994"},
+]
 COUNTS = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "nv": 6705, "vasc": 142, "mel": 1113}
 real = pytest.mark.skipif(not (DATA / "HAM10000_metadata.csv").exists(), reason=f"SKIN_LESION_DATA is {DATA}, not a folder with HAM10000")
 
@@ -66,9 +72,20 @@ def test_the_challenge_layout():
 
 
 @real
+def test_near_duplicates_and_a_split_that_keeps_them_together(table):
+    pairs = near_duplicates(table)
+    crossing = pairs[pairs["lesion_id"] != pairs["other_lesion_id"]]
+    assert [{row.image_id, row.other_image_id} for row in crossing.itertuples()] == ACROSS_LESIONS
+    assert len(pairs) == 178
+    part = split_lesions(table, together=pairs).set_index("image_id")["part"]
+    assert (part[crossing["image_id"]].to_numpy() == part[crossing["other_image_id"]].to_numpy()).all()
+
+
+@real
 def test_verify_finds_what_is_there():
     found = verify(DATA)
     assert (found["n_photos"], found["n_lesions"], found["classes"]) == (10015, 7470, COUNTS)
     twins = [set(problem["image_ids"]) for problem in found["problems"]]
-    assert {p["kind"] for p in found["problems"]} == {"identical_photos"}
+    assert {p["kind"] for p in found["problems"]} == {"identical_photos", "near_duplicates_across_lesions"}
+    assert [set(p["image_ids"]) for p in found["problems"] if p["kind"] == "near_duplicates_across_lesions"] == ACROSS_LESIONS
     assert {"ISIC_0029861", "ISIC_0024366"} in twins and {"ISIC_0029938", "ISIC_0024777"} in twins
