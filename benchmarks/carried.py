@@ -55,7 +55,7 @@ def linear(layer):
 
 
 def scaling(layer):
-    mean, deviation = (torch.from_numpy(np.asarray(x, "float32").reshape(1, -1, 1, 1)) for x in (layer.mean, np.sqrt(layer.variance)))
+    mean, deviation = (torch.from_numpy(np.array(x, "float32").reshape(1, -1, 1, 1)) for x in (layer.mean, np.sqrt(layer.variance)))
     return Function(lambda x: (x - mean) / deviation)
 
 

@@ -135,10 +135,11 @@ def ready(model, target):
 
 
 def compare_heatmaps(model, photos):
-    "Largest difference of the heatmaps of twenty photos to each peer's."
+    "Largest difference of twenty heatmaps to each peer's, for the most probable class that has any heat."
     target = model.get_layer(gradcam.split_model(model).layers[0])
     x = np.asarray(photos, "float32")
-    classes = model.predict(x, verbose=0).argmax(1)
+    every = gradcam.heatmaps(model, np.asarray(photos), "all", upsample=False)
+    classes = np.where(every.max((2, 3)) > 0, model.predict(x, verbose=0), -1).argmax(1)
     ours = gradcam.heatmaps(model, np.asarray(photos), classes, upsample=False)
     warm = f"{(ours.max((1, 2)) > 0).sum()} maps with heat"
     for peer, explain in ready(model, target).items():

@@ -269,12 +269,15 @@ def skin_lines(
     rng,    # `numpy.random.Generator` of this shot
     shape,  # height and width in pixels
 ):          # (height, width) float32, mean about 0, standard deviation about 1
-    "Fine parallel furrows, in one direction that differs from picture to picture."
-    long, short = max(shape), np.sqrt(8)
-    stretched = smooth_noise(rng, rng.uniform(55, 90), (round(long * 1.3 / short), round(long * 1.3)), 2)
-    matrix = cv2.getRotationMatrix2D((long * 0.65, long * 0.65 / short), rng.uniform(0, 180), 1)
-    matrix[:, 2] += shape[1] / 2 - long * 0.65, shape[0] / 2 - long * 0.65 / short
-    return cv2.warpAffine(stretched, matrix, shape[::-1], borderMode=cv2.BORDER_REFLECT)
+    "Fine furrows in two directions that cross."
+    side, stretch, first = int(np.hypot(*shape)), 4, rng.uniform(0, 180)
+    lines = np.zeros(shape, np.float32)
+    for angle in (first, first + rng.uniform(50, 90)):
+        narrow = smooth_noise(rng, rng.uniform(90, 150), (side, side // stretch))
+        turn = cv2.getRotationMatrix2D((side / 2, side / 2), angle, 1)
+        turn[:, 2] += (shape[1] - side) / 2, (shape[0] - side) / 2
+        lines += cv2.warpAffine(narrow, turn @ np.diag([stretch, 1, 1]), shape[::-1], borderMode=cv2.BORDER_REFLECT)
+    return lines / np.float32(np.sqrt(2))
 
 def thread_pattern(
     rng,    # `numpy.random.Generator`
@@ -293,13 +296,13 @@ def add_skin(
 ):
     "Blood, freckles, furrows, small vessels and pores of the skin."
     shape = layers.shape[:2]
-    lines = rng.uniform(0, 0.035) * skin_lines(rng, shape)
+    lines = rng.uniform(0, 0.018) * skin_lines(rng, shape)
     brown = rng.uniform(0.02, 0.06) * smooth_noise(rng, 5, shape, 4) + lines
     red = rng.uniform(0.01, 0.035) * smooth_noise(rng, 7, shape, 5) + lines
     blue = rng.uniform(0.00, 0.03) * smooth_noise(rng, 4, shape, 3)
     if rng.random() < 0.35:
         brown += rng.uniform(0.05, 0.35) * np.clip(smooth_noise(rng, rng.uniform(5, 12), shape, 4) - 0.9, 0, 1)
-    if rng.random() < 0.20:
+    if rng.random() < 0.10:
         where = np.clip(0.5 + smooth_noise(rng, 4, shape), 0, 1)
         red += rng.uniform(0.1, 0.35) * where * thread_pattern(rng, rng.uniform(9, 14), shape, 0.12)
     if rng.random() < 0.15:
@@ -412,7 +415,7 @@ def add_corners(photo, rng, unit):
     clear = cv2.GaussianBlur(lens, (0, 0), max(0.3, rng.uniform(2, 9) * unit)).astype(np.float32) / 255
     return photo * tint(clear) + tint(1 - clear, rng.random() * np.float32([0.06, 0.04, 0.05]))
 
-ARTEFACTS = {add_hairs: 0.35, add_ruler: 0.15, add_bubbles: 0.12, add_glare: 0.20, add_corners: 0.15}   # and how often
+ARTEFACTS = {add_hairs: 0.30, add_ruler: 0.10, add_bubbles: 0.08, add_glare: 0.12, add_corners: 0.12}   # and how often
 
 # %% ../nbs/09a_drawing.ipynb #e1c5699f
 def develop(

@@ -182,7 +182,7 @@ def vessels(lesion, rng, strength):
     for place in lesion.points(rng, int(rng.integers(2, 5)), 0.0, 0.3)[:, ::-1].astype(float):
         inwards = np.arctan2(*(middle - place)[::-1]) + rng.normal(0, 0.5)
         _grow_vessel(drawn, rng, place, inwards, rng.uniform(3, 5.5) * unit, int(reach * rng.uniform(1.0, 1.7)), unit)
-    lesion.add("red", strength * 1.0 * cv2.GaussianBlur(drawn, (0, 0), max(0.3, 0.8 * unit)).astype(np.float32) / 255)
+    lesion.add("red", strength * 1.3 * cv2.GaussianBlur(drawn, (0, 0), max(0.3, 0.8 * unit)).astype(np.float32) / 255)
 
 # %% ../nbs/09b_signs.ipynb #72388549
 def leaves(lesion, rng, strength):
@@ -198,7 +198,7 @@ def leaves(lesion, rng, strength):
             cv2.ellipse(drawn, centre, axes, np.degrees(angle), 0, 360, 255, -1, cv2.LINE_AA, shift=4)
     lobes = cv2.GaussianBlur(drawn, (0, 0), max(0.3, 2.2 * unit)).astype(np.float32) / 255 * np.clip(0.8 + 0.3 * lesion.noise(rng, 16, 3), 0, 1.3)
     dots = spots(lesion, rng, rng.uniform(2, 8), (1.5, 4.5), soft=1.2)
-    lesion.add("blue", strength * 0.55 * np.maximum(lobes, dots))
+    lesion.add("blue", strength * 0.7 * np.maximum(lobes, dots))
     lesion.add("brown", strength * 0.45 * np.maximum(lobes, dots))
 
 # %% ../nbs/09b_signs.ipynb #fff2a40f
@@ -206,8 +206,8 @@ def strawberry(lesion, rng, strength):
     "Strawberry pattern: a red net around pale follicles, each with a plug."
     wall = cell_pattern(rng, rng.uniform(18, 30) * lesion.unit, lesion.depth.shape, 0.42)
     area = lesion.inside * np.clip(0.7 + 0.5 * lesion.noise(rng, 6, 3), 0, 1.5)
-    lesion.add("red", strength * 0.7 * (wall - 0.5) * area)
-    lesion.add("white", strength * 0.4 * np.clip(1.3 - 2.6 * wall, 0, 1) * area)
+    lesion.add("red", strength * 0.9 * (wall - 0.5) * area)
+    lesion.add("white", strength * 0.45 * np.clip(1.3 - 2.6 * wall, 0, 1) * area)
     lesion.add("brown", strength * 0.5 * np.clip(1 - 8 * wall, 0, 1) * area)
 
 def scale(lesion, rng, strength):
@@ -244,13 +244,13 @@ def rim_network(lesion, rng, strength):
 
 # %% ../nbs/09b_signs.ipynb #18b5c94e
 SIGNS = {      # class -> its own signs -> how often a lesion of the class shows them
-    "akiec": {strawberry: 0.85, scale: 0.80},
-    "bcc":   {vessels: 0.85, leaves: 0.80},
-    "bkl":   {cysts: 0.90, openings: 0.85, grooves: 0.60},
-    "df":    {scar: 0.95, rim_network: 0.80},
-    "nv":    {network: 0.80, globules: 0.45},
-    "vasc":  {lacunae: 0.90},
-    "mel":   {blotch: 0.90, streaks: 0.75, veil: 0.80, regression: 0.40},
+    "akiec": {strawberry: 0.90, scale: 0.85},
+    "bcc":   {vessels: 0.90, leaves: 0.85},
+    "bkl":   {cysts: 0.92, openings: 0.88, grooves: 0.60},
+    "df":    {scar: 0.95, rim_network: 0.85},
+    "nv":    {network: 0.85, globules: 0.50},
+    "vasc":  {lacunae: 0.95},
+    "mel":   {blotch: 0.92, streaks: 0.80, veil: 0.85, regression: 0.40},
 }
 BORROWED = {   # class -> signs of other classes -> how often
     "akiec": {vessels: 0.06, openings: 0.04, regression: 0.04},
@@ -272,7 +272,7 @@ def draw_signs(
     chances = {sign: 1 - difficulty * (1 - chance) for sign, chance in SIGNS[dx].items()}
     chances |= {sign: difficulty * chance for sign, chance in BORROWED[dx].items()}
     shown = [sign for sign, chance in chances.items() if rng.random() < chance]
-    for sign in shown: sign(lesion, rng, rng.uniform(1 - 0.35 * difficulty, 1))
+    for sign in shown: sign(lesion, rng, rng.uniform(1 - 0.25 * difficulty, 1))
     return [sign.__name__ for sign in shown]
 
 # %% ../nbs/09b_signs.ipynb #6d5a7c57
@@ -284,7 +284,7 @@ def draw_lesion(
 ):                 # the `Lesion`, mean CIE Lab of lesion and skin (2, 3), how much larger it is on the photo than on the canvas
     "A lesion of a class: its colours, its size, its body, and its signs."
     median, scatter = REAL_SHARES[dx]
-    share = np.clip(median * np.exp(scatter * rng.normal()), 0.03, 0.75)
+    share = np.clip(median * np.exp(scatter * rng.normal()), 0.05, 0.75)
     radius = float(np.sqrt(share * PHOTO[0] * PHOTO[1] / np.pi) / (CANVAS / 2))
     zoom, colours = max(1, radius / 0.75), draw_colours(rng, dx)
     lesion = draw_bare(dx, rng, colours, radius / zoom, unit)

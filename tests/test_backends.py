@@ -15,6 +15,7 @@ from skin_lesion.train import Config, train
 
 OTHERS = [name for name in BACKENDS if name != keras.backend.backend()]
 PREDICT = """
+import sys
 import numpy as np
 from skin_lesion.models import load
 photos = np.load(sys.argv[1])

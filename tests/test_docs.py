@@ -59,7 +59,7 @@ def shown_outputs(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 def test_page_has_title_and_description(site, path):
-    name = re.sub(r"^\d+_", "", path.stem)
+    name = re.sub(r"^\d+[a-z]?_", "", path.stem)
     assert re.search(r"^title: \S", front_matter(site, path), re.MULTILINE), "the notebook needs an H1"
     assert re.search(r"^description: \S", front_matter(site, path), re.MULTILINE), "the H1 needs a line that starts with >"
     assert f"output-file: {name}.html" in front_matter(site, path)
@@ -76,7 +76,7 @@ def test_page_shows_the_saved_outputs(site, path):
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name != "index.ipynb"], ids=lambda p: p.name)
 def test_page_documents_what_the_module_exports(site, path):
-    module = ROOT / "skin_lesion" / f"{re.sub(r'^[0-9]+_', '', path.stem)}.py"
+    module = ROOT / "skin_lesion" / f"{re.sub(r'^[0-9]+[a-z]?_', '', path.stem)}.py"
     if not module.exists():
         pytest.skip(f"{path.name} makes no module")
     public = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", module.read_text(encoding="utf-8"), re.MULTILINE)
@@ -113,5 +113,5 @@ def test_symbols_link_to_their_pages(site):
 @pytest.mark.skipif(not shutil.which("quarto"), reason="Quarto is not installed")
 def test_quarto_builds_the_site(checkout):
     run(Path(sys.executable).with_name("nbdev_docs"), cwd=checkout)
-    pages = [p.relative_to(NBS).with_name(re.sub(r"^\d+_", "", p.stem) + ".html") for p in NOTEBOOKS]
+    pages = [p.relative_to(NBS).with_name(re.sub(r"^\d+[a-z]?_", "", p.stem) + ".html") for p in NOTEBOOKS]
     assert [page.as_posix() for page in pages if not (checkout / "_docs" / page).exists()] == []

@@ -114,7 +114,7 @@ def test_licence_is_mit():
 IMPORT = """
 import sys, time
 start = time.process_time(), time.perf_counter()
-import skin_lesion.{module}
+import {module}
 print(min(time.process_time() - start[0], time.perf_counter() - start[1]))
 print(*sorted({{"tensorflow", "keras", "jax", "torch"}} & set(sys.modules)))
 """
@@ -128,13 +128,14 @@ def import_module(module):
 
 
 def test_data_is_imported_fast_and_without_a_framework():
-    imports = [import_module("data") for _ in range(4)]
+    imports, bare = [import_module("skin_lesion.data") for _ in range(4)], [import_module("cv2, pandas, PIL.Image, tqdm") for _ in range(2)]
     assert {frameworks for _, frameworks in imports} == {""}
-    assert min(seconds for seconds, _ in imports) < 1.5
+    slow_machine = 1.25 * min(seconds for seconds, _ in bare)
+    assert min(seconds for seconds, _ in imports) < max(1.5, slow_machine)
 
 
 @pytest.mark.parametrize("module", ["evaluate", "sample"])
 def test_light_modules_load_no_framework(module):
     if not (ROOT / "skin_lesion" / f"{module}.py").exists():
         pytest.skip(f"no module {module} yet")
-    assert import_module(module)[1] == ""
+    assert import_module(f"skin_lesion.{module}")[1] == ""
