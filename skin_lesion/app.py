@@ -157,7 +157,7 @@ def train(
     data: str = DATA,
     model: str = typer.Option("cnn", "--model", help=f"One of {', '.join(NAMES)}."),
     out: Path = typer.Option(..., "--out", help="Folder for the run: config, split, history, checkpoints, predictions, model, metrics."),
-    epochs: int = typer.Option(20, min=1, help="Most epochs."),
+    epochs: int = typer.Option(20, min=0, help="Most epochs; 0 calibrates and scores the trained model in --weights at this size."),
     size: int = typer.Option(224, min=32, help="Side of the photos in pixels."),
     weights: str = typer.Option("none", help="**imagenet**, a weights file, or **none** to start from random weights."),
     learning_rate: float = typer.Option(1e-3, help="Highest rate once everything learns."),

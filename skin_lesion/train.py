@@ -39,7 +39,7 @@ class Config:
     model: str = "cnn"  # name in `models.MODELS`
     size: int = 224  # side of the photos in pixels
     weights: str = None  # "imagenet", a weights file, a trained model's .keras file, or None for random weights
-    epochs: int = 20  # most epochs, those of the head included
+    epochs: int = 20  # most epochs, those of the head included; 0 calibrates and scores the trained model in `weights`
     head_epochs: int = 1  # epochs in which a pretrained backbone is frozen
     batch_size: int = 32  # photos in a step
     learning_rate: float = 1e-3  # highest rate of the second phase
@@ -62,9 +62,10 @@ class Config:
         for name, known in (("loss", LOSSES), ("sampler", SAMPLERS), ("protocol", PROTOCOLS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"Unknown {name} '{getattr(self, name)}'; expected one of {', '.join(known)}.")
-        for name in ("size", "epochs", "batch_size", "patience", "average"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more.")
+        least = {"size": 1, "epochs": 0 if str(self.weights).endswith(".keras") else 1, "batch_size": 1, "patience": 1, "average": 1, "views": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)}; expected {low} or more.")
 
 # %% ../nbs/03_train.ipynb #d77369b9
 def learning_rates(
@@ -216,7 +217,8 @@ def fit(
         if done < end and done - 1 - best_epoch(history) < config.patience:
             keeper = Keeper(run, model, batches, history, config)
             trainer.fit(batches, validation_data=validation, initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=[keeper])
-    load_weights(sorted((run / "checkpoints").glob("recent*.npz")) or [run / "checkpoints" / "best.npz"], model)
+    if history:
+        load_weights(sorted((run / "checkpoints").glob("recent*.npz")) or [run / "checkpoints" / "best.npz"], model)
     return history
 
 

@@ -100,12 +100,12 @@ def test_predict(run, table, tmp_path):
     bad.write_text("no photo")
     found = call("predict", "--model", run, good, "--json")
     (photo,) = found["photos"]
-    assert set(photo) == {"path", "dx", "probabilities"} and list(photo["probabilities"]) == list(CLASSES)
+    assert set(photo) == {"path", "dx", "probabilities", "strangeness", "familiar"} and list(photo["probabilities"]) == list(CLASSES)
     assert sum(photo["probabilities"].values()) == pytest.approx(1)
     ratio = {dx: p * found["prior"][dx] / found["prevalence"][dx] for dx, p in photo["probabilities"].items()}
     assert photo["dx"] == max(ratio, key=ratio.get)
     photos = call("predict", "--model", run, good, bad, tmp_path / "none.jpg", "--out", tmp_path / "a/table.csv", "--json", code=1)["photos"]
-    assert [set(p) for p in photos] == [{"path", "dx", "probabilities"}, {"path", "error"}, {"path", "error"}]
+    assert [set(p) for p in photos] == [set(photo), {"path", "error"}, {"path", "error"}]
     written = pd.read_csv(tmp_path / "a/table.csv")
     assert written["error"].notna().tolist() == [False, True, True]
 

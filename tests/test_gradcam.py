@@ -565,6 +565,6 @@ def test_figures_of_a_table(tmp_path, monkeypatch):
     seven = gradcam.gallery_figure(model, table.head(7), masks=masks)
     assert len(seven.axes) == 15 and len(outlined(seven)) == 2
     assert [axes.get_title().split("\n")[0] for axes in seven.axes[:7]] == list(data.CLASSES)
-    rows = table.assign(decision="mel", part="test", **dict.fromkeys(data.CLASSES, 0.1))
+    rows = table.drop(columns="path").assign(decision="mel", part="test", **dict.fromkeys(data.CLASSES, 0.1))
     wrong = gradcam.errors(model, rows[rows["dx"] != "mel"].head(1), table, masks=masks, colormap="jet")
     assert len(wrong.axes) == 4 and len(outlined(wrong)) == 3
