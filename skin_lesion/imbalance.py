@@ -51,7 +51,7 @@ def weighted_cross_entropy(
 
     def weighted_loss(y_true, logits):
         loss = keras.losses.categorical_crossentropy(y_true, logits, from_logits=True)
-        return loss * ops.sum(y_true * weights, axis=-1)
+        return loss * ops.sum(ops.multiply(y_true, weights), axis=-1)
 
     return weighted_loss
 
@@ -71,7 +71,7 @@ def logit_adjusted_loss(
     offset = np.log(np.asarray(shares, "float64")).astype("float32")
 
     def adjusted_loss(y_true, logits):
-        return keras.losses.categorical_crossentropy(y_true, logits + offset, from_logits=True)
+        return keras.losses.categorical_crossentropy(y_true, ops.add(logits, offset), from_logits=True)
 
     return adjusted_loss
 
@@ -340,7 +340,8 @@ class BalancedAccuracy(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true = ops.cast(y_true, "float32")
-        decided = ops.one_hot(ops.argmax(ops.cast(y_pred, "float32") + self.offset, axis=-1), self.offset.shape[0], dtype="float32")
+        scores = ops.add(ops.cast(y_pred, "float32"), self.offset)
+        decided = ops.one_hot(ops.argmax(scores, axis=-1), len(self.offset), dtype="float32")
         self.hits.assign_add(ops.sum(y_true * decided, axis=0))
         self.seen.assign_add(ops.sum(y_true, axis=0))
 

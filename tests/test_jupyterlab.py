@@ -80,6 +80,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    if not os.environ.get("SKIN_LESION_BROWSER"):
+        pytest.skip("takes minutes and a real browser; SKIN_LESION_BROWSER=1 runs it")
     if CHROMIUM is None:
         pytest.skip("no Chromium here; apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
@@ -100,10 +102,10 @@ def ran(cell):
 
 
 def open_notebook(browser, address, name):
-    "A page that shows a notebook whose kernel is ready."
+    "A page that shows one notebook, whose kernel is ready, in a workspace of its own."
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(120_000)
-    page.goto(f"{address}/lab/tree/{name}?token={TOKEN}")
+    page.goto(f"{address}/lab/workspaces/{name.removesuffix('.ipynb')}/tree/{name}?token={TOKEN}")
     page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
     return page
 
@@ -133,14 +135,15 @@ def looked_at(page):
     figures = page.locator(".jp-Notebook .jp-OutputArea-output img")
     sizes = []
     for i in range(figures.count()):
-        figures.nth(i).scroll_into_view_if_needed()
+        figures.nth(i).evaluate("image => image.scrollIntoView({block: 'center'})")
+        figures.nth(i).wait_for(state="visible")
         box = figures.nth(i).bounding_box()
         sizes.append((box["width"], box["height"], figures.nth(i).evaluate("image => image.complete && image.naturalWidth > 0")))
     return sizes
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_run_all(server, browser, name, tmp_path):
+def test_run_all(browser, server, name, tmp_path):
     address, notebooks = server
     page = open_notebook(browser, address, name)
     cells = run_all(page, notebooks / name)
@@ -157,7 +160,7 @@ def test_run_all(server, browser, name, tmp_path):
     page.close()
 
 
-def test_progress_is_seen_in_the_browser(server, browser, tmp_path):
+def test_progress_is_seen_in_the_browser(browser, server, tmp_path):
     address, notebooks = server
     code = "import time\nfrom skin_lesion.data import progress\nfor _ in progress(range(4), desc='counting'): time.sleep(0.2)"
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
