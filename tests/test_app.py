@@ -140,6 +140,7 @@ def test_gradcam_of_photos(run, table, tmp_path):
     [
         (["verify", "no/such/folder"], "no/such/folder"),
         (["train", "--data", "sample", "--model", "resnet", "--out", "{tmp}/run"], "resnet"),
+        (["train", "--data", "sample", "--precision", "float8", "--out", "{tmp}/run"], "mixed_bfloat16"),
         (["evaluate", "--model", "no.keras", "--data", "sample"], "no.keras"),
         (["predict", "--model", "{tmp}", "x.jpg"], "model.keras"),
         (["predict", "--model", "{run}", "{tmp}"], "No photo"),
