@@ -214,9 +214,13 @@ def unzip_photos(
     return folder
 
 # %% ../nbs/00_data.ipynb #7d3bb2d2
+def _is_photo(name):
+    return name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith(".")
+
+
 def _below(folder):
     "Path of every photo below `folder`, by the name without its ending."
-    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name.lower().endswith(PHOTO_SUFFIXES))
+    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if _is_photo(name))
     return {path.stem: str(path.absolute()) for path in sorted(found)}
 
 
@@ -243,20 +247,26 @@ def _photo_paths(folder, ids):
 # %% ../nbs/00_data.ipynb #9621b480
 def _class_folders(folder, names):
     "A table of the photos below `folder`, by the folder they lie in, if one of these folders has one of `names`."
-    found = sorted(Path(parent, name) for parent, _, files in os.walk(folder) for name in files if name.lower().endswith(PHOTO_SUFFIXES))
+    found = sorted(Path(parent, name) for parent, _, files in os.walk(folder) for name in files if _is_photo(name))
     raw = pd.DataFrame({"image_id": [p.stem for p in found], "dx": [p.parent.name for p in found], "path": [str(p.absolute()) for p in found]})
     if not {p.parent.name.lower() for p in found} & names:
         return None
-    shared = raw["image_id"].duplicated(keep=False)
-    return raw.assign(image_id=raw["image_id"].mask(shared, raw["dx"] + "/" + raw["image_id"])).reindex(columns=COLUMNS).astype("str")
+    whole = [p.relative_to(folder).with_suffix("").as_posix() for p in found]
+    for longer in (raw["dx"] + "/" + raw["image_id"], whole):
+        raw["image_id"] = raw["image_id"].mask(raw["image_id"].duplicated(keep=False), longer)
+    return raw.reindex(columns=COLUMNS).astype("str")
 
 # %% ../nbs/00_data.ipynb #062d9293
 def _read_file(file, layouts, photos):
     "A table as its layout reads it, with the path of each photo."
-    raw = pd.read_csv(file, sep=None, engine="python", dtype=str, encoding="utf-8-sig", keep_default_na=True)
+    try:
+        raw = pd.read_csv(file, sep=None, engine="python", dtype=str, encoding="utf-8-sig", keep_default_na=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8; Excel calls it 'CSV UTF-8'.") from error
     table = layouts[_layout(file, layouts)][1](raw.rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
-    names = table["image_id"].str.replace(rf"^.*/|({'|'.join(map(re.escape, PHOTO_SUFFIXES))})$", "", regex=True, case=False)
-    return table.assign(path=names.map(_photo_paths(photos, names.dropna())))
+    named = table["image_id"].map(lambda name: str(Path(photos, name).absolute()) if Path(photos, name).is_file() else None, na_action="ignore")
+    names = table["image_id"].str.replace(rf"^.*[/\\]|({'|'.join(map(re.escape, PHOTO_SUFFIXES))})$", "", regex=True, case=False)
+    return table.assign(path=named.fillna(names.map(_photo_paths(photos, names.dropna()))))
 
 # %% ../nbs/00_data.ipynb #b7b5a835
 def read_table(
@@ -267,7 +277,7 @@ def read_table(
     classes=CLASSES,  # the diagnoses by which folders of photos may be named
 ):  # DataFrame with `COLUMNS`, one row per photo as published, unchecked; `path` is missing where there is no photo
     "Read HAM10000 in any of its published layouts, a table of one's own, or one folder per class."
-    base, dx_map = Path(folder), dx_map or {}
+    base, dx_map = Path(folder), {str(name).lower(): dx for name, dx in (dx_map or {}).items()}
     layouts = _own_layout(columns) if columns else LAYOUTS
     if file := _metadata_file(base, layouts):
         table = _read_file(file, layouts, photos or (base.parent if base.is_file() else base))
@@ -279,7 +289,7 @@ def read_table(
         said = f"{(file or base).name} has no lesion_id: every photo counts as its own lesion, so photos of one lesion may cross a split."
         warnings.warn(said, stacklevel=2)
     return table.assign(
-        dx=table["dx"].replace(dx_map).str.lower().replace({dx.lower(): dx for dx in classes}),
+        dx=table["dx"].str.lower().replace(dx_map).str.lower().replace({dx.lower(): dx for dx in classes}),
         lesion_id=table["lesion_id"].fillna(table["image_id"]),
         age=pd.to_numeric(table["age"], errors="coerce"),
         **{name: table[name].fillna("unknown") for name in ("sex", "localization")},
@@ -300,6 +310,10 @@ def _check_ids(table, source):
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise ValueError(f"Photo '{twice.iloc[0]}' stands {(table['image_id'] == twice.iloc[0]).sum()} times in {source}; keep one row per photo.")
+    shared = table[table["path"].notna() & table["path"].duplicated(keep=False)]
+    if len(shared):
+        one, other = shared["image_id"][shared["path"] == shared["path"].iloc[0]].iloc[:2]
+        raise ValueError(f"Photos '{one}' and '{other}' in {source} are one file, {shared['path'].iloc[0]}. Give each photo a name of its own.")
     diagnoses = table.groupby("lesion_id")["dx"].unique()
     mixed = diagnoses[diagnoses.str.len() > 1]
     if len(mixed):
@@ -608,7 +622,8 @@ def _lesions_of(table, seed):
 def _joined(table, pairs):
     "The lesion of each photo, under one name where pairs of photos join lesions."
     name = {lesion: lesion for lesion in table["lesion_id"]}
-    for one, other in zip(pairs["lesion_id"], pairs["other_lesion_id"], strict=True):
+    here = pairs[pairs["lesion_id"].isin(name) & pairs["other_lesion_id"].isin(name)]
+    for one, other in zip(here["lesion_id"], here["other_lesion_id"], strict=True):
         if name[one] != name[other]:
             name |= {lesion: name[one] for lesion in name if name[lesion] == name[other]}
     return table["lesion_id"].map(name)

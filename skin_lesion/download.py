@@ -7,6 +7,7 @@ __all__ = ['DATAVERSE', 'DOI', 'KAGGLE', 'FILES', 'TIMEOUT', 'Published', 'by_ha
 
 # %% ../nbs/00a_download.ipynb #a4f02c46
 import os
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -68,11 +69,13 @@ def _go_on(url, part, size):
         def check(response, *args, **kwargs):
             if response.is_redirect or not response.ok:
                 return
-            if response.status_code != 206:
+            start, length = have if response.status_code == 206 else 0, response.headers.get("Content-Length")
+            kind = response.headers.get("Content-Type", "bytes")
+            if kind.startswith("text/html") or length and start + int(length) != size:
+                given = f"{int(length):,} bytes" if length else f"a page ({kind})"
+                raise ValueError(f"{url} gives {given} where {size - start:,} bytes were expected: it is not the published file.")
+            if start == 0:
                 file.truncate(0)
-            start, length = file.tell() if response.status_code == 206 else 0, response.headers.get("Content-Length")
-            if length and start + int(length) != size:
-                raise ValueError(f"{url} gives {int(length):,} bytes where {size - start:,} were expected: it is not the published file.")
 
         headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
         fetch = pooch.HTTPDownloader(bar, chunk_size=1 << 16, headers=headers, timeout=TIMEOUT, hooks={"response": check})
@@ -104,7 +107,7 @@ def _fetch(server, file, folder):
 def _from_dataverse(folder, server):
     for file in FILES:
         unzipped = (folder / file.name).with_suffix("")
-        if unzipped.is_dir():
+        if unzipped.exists() or unzipped.with_suffix(".tab").exists():  # a folder of photos, or the table as a browser saves it
             continue
         fetched = _fetch(server, file, folder)
         if fetched.suffix == ".zip":
@@ -117,7 +120,11 @@ def _from_kaggle(folder):
         import kagglehub
     except ImportError as error:
         raise ValueError("Kaggle's copy needs the package kagglehub, which is not installed: pip install 'skin_lesion[kaggle]'") from error
-    kagglehub.dataset_download(KAGGLE, output_dir=str(folder))
+    try:
+        cached = kagglehub.dataset_download(KAGGLE)  # into its own cache, where it can go on
+    except Exception as error:
+        raise OSError(f"kagglehub: {error}") from error
+    shutil.copytree(cached, folder, dirs_exist_ok=True)
 
 # %% ../nbs/00a_download.ipynb #1399590d
 def download(

@@ -463,6 +463,7 @@ def report(
     names=CLASSES,  # what the model's outputs mean, in order
 ):  # DataFrame of `headline`, on test photos
     "Measure the heatmaps of a model and leave the numbers in a folder."
+    fresh_copy(model)  # a model that cannot be built again is refused before the hours, not after
     groups = {"test": ("test",)} | ({NOT_HELD_OUT: ("train", "validation")} if others else {})
     tables = {name: with_masks(table, folder, parts) for name, parts in groups.items()}
     scores = {name: score_heatmaps(model, some, methods, names) for name, some in tables.items()}

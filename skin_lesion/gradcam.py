@@ -167,6 +167,11 @@ def _last_spatial(steps, logits):
     return [tensor for tensor in made_by if tensor in found]
 
 # %% ../nbs/04_gradcam.ipynb #19b658f2
+def _ends(steps, tensors):
+    "Those of `tensors` that lead into no other one."
+    return [tensor for tensor in tensors if not set(tensors) & _after(steps, [tensor])]
+
+
 def _targets(steps, logits, names):
     "The tensors to explain: those of the layers called `names`, or the last spatial ones."
     choice = {step.operation.name: step.outputs[0] for step in steps if step.outputs and _spatial(step.outputs[0])}
@@ -174,12 +179,16 @@ def _targets(steps, logits, names):
     wrong = [name for name in names if name not in choice]
     if wrong:
         raise ValueError(f"No spatial layer '{wrong[0]}' in this model; its last ones are {last}. Name one of its spatial layers, or none.")
-    tensors = [step.outputs[0] for step in steps if step.operation.name in names] if names else _last_spatial(steps, logits)
+    named = {name: _ends(steps, [step.outputs[0] for step in steps if step.operation.name == name]) for name in names}
+    tensors = list(dict.fromkeys(sum(named.values(), []))) if names else _last_spatial(steps, logits)
     if not tensors:
         layers = ", ".join(f"{step.operation.name} {step.outputs[0].shape}" for step in steps)
         raise ValueError(f"No layer of this model keeps places apart (a learned 4-D output above 1 x 1), so it has no heatmap. Its layers: {layers}.")
-    if logits not in _after(steps, tensors):
-        raise ValueError(f"The logits do not depend on {', '.join(names)}; the last spatial layers are {last}. Choose one of those.")
+    lost = [name for name, found in named.items() if not all(logits in _after(steps, [tensor]) for tensor in found)]
+    if lost:
+        raise ValueError(f"The logits do not depend on {', '.join(lost)}; the last spatial layers are {last}. Choose one of those.")
+    if len(_ends(steps, tensors)) < len(tensors):
+        raise ValueError(f"Of the layers {', '.join(names)} one leads into another, and the same evidence would count twice. Name one per branch.")
     return tensors
 
 # %% ../nbs/04_gradcam.ipynb #96736a46

@@ -371,9 +371,12 @@ def logits_model(
 def freeze(
     model,  # a model of this module, changed in place; compile it again afterwards
     frozen=True,  # False lets the pretrained layers learn
+    until=None,  # name of the last layer that this applies to, in the order of `model.layers`; None is all of them
 ):  # the same model
     "Hold the pretrained backbones still, or let them go."
-    for layer in model.layers:
+    names = [layer.name for layer in model.layers]
+    if until is not None and until not in names: raise ValueError(f"{model.name} has no layer {until!r}; expected one of {', '.join(names)}.")
+    for layer in model.layers[: None if until is None else names.index(until) + 1]:
         if not layer.name.startswith(("cnn_", "head_", "logits", "probabilities")): layer.trainable = not frozen
     return model
 

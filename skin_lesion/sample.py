@@ -17,9 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from .data import CLASSES, atomic_write, cache_folder
+from .data import CLASSES, atomic_write, cache_folder, progress
 from .drawing import PHOTO, photo_unit
 from .signs import draw_photo
 
@@ -152,7 +151,7 @@ def make_sample(
     (folder / "README.txt").write_text(NOTICE)
     parts = [PARTS_OF_IMAGES[2 * i >= n_photos] for i in range(n_photos)]
     write = partial(_write_photo, folder, seed=seed, size=size, difficulty=difficulty)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=n_photos, desc="Drawing the sample", disable=None) as bar:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=n_photos, desc="Drawing the sample") as bar:
         for _ in pool.map(write, parts, table.itertuples()): bar.update()
     with atomic_write(folder / "HAM10000_metadata.csv") as path:
         table.drop(columns=["lesion", "shot"]).to_csv(path, index=False, lineterminator="\n")

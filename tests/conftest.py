@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import skin_lesion  # noqa: F401  before Keras, as it chooses how TensorFlow computes
+
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")

@@ -66,6 +66,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(303)
             self.send_header("Location", "/2")
             return self.end_headers()
+        if manner == "shows a page":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            return self.wfile.write(b"<html>Please log in</html>")
         if manner in ("wrong bytes", "longer"):
             content = bytes(len(content) + (manner == "longer"))
         start = 0 if manner.startswith("starts over") and len(self.server.asked) < 9 else start
@@ -172,6 +177,31 @@ def test_another_file_is_refused_and_not_kept(server, tmp_path, manner, said):
     assert content_of(download.download(tmp_path, server.address)) == WHOLE
 
 
+def test_a_page_in_the_place_of_a_file_leaves_what_had_arrived(server, tmp_path):
+    part, content = tmp_path / "HAM10000_images_part_1.zip.part", CONTENTS["/1"][1]
+    part.write_bytes(content[:1000])
+    server.manner = "shows a page"
+    with pytest.raises(OSError, match=r"(?s)a page \(text/html.*by hand"):
+        download.download(tmp_path, server.address)
+    assert part.read_bytes() == content[:1000]
+    server.manner, server.asked[:] = "good", []
+    assert content_of(download.download(tmp_path, server.address)) == WHOLE and ("/1", 1000) in server.asked
+
+
+@pytest.mark.parametrize("name", ["HAM10000_metadata", "HAM10000_metadata.tab"])
+def test_the_table_is_not_fetched_beside_one_that_a_browser_saved(server, tmp_path, name):
+    (tmp_path / name).write_bytes(TABLE.replace(b",", b"\t"))
+    download.download(tmp_path, server.address)
+    assert "/meta" not in [path for path, _ in server.asked] and len(data.load_table(tmp_path)) == 2
+
+
+def test_progress_is_shown_where_somebody_watches(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JPY_SESSION_NAME", "00a_download.ipynb")
+    download.download(tmp_path, server.address)
+    said = capsys.readouterr().err
+    assert "HAM10000_images_part_1.zip: 100%" in said and "unzip HAM10000_images_part_2.zip: 100%" in said
+
+
 def test_a_damaged_part_is_refused_and_fetched_anew(server, tmp_path):
     (tmp_path / "HAM10000_images_part_1.zip.part").write_bytes(b"another beginning")
     with pytest.raises(OSError, match="hash"):
@@ -213,12 +243,22 @@ def test_kaggle_without_its_package_names_it(monkeypatch, tmp_path):
 
 
 def test_kaggle(monkeypatch, tmp_path):
-    def dataset_download(handle, output_dir):
-        (tmp_path / handle.replace("/", "-")).write_text(output_dir)
+    def dataset_download(handle):
+        if handle != "kmader/skin-cancer-mnist-ham10000":
+            raise AssertionError(handle)
+        if not cached.exists():
+            raise RuntimeError("403 Client Error")
+        return str(cached)
+
+    cached, wanted = tmp_path / "cached", tmp_path / "ham"
 
     monkeypatch.setitem(sys.modules, "kagglehub", types.SimpleNamespace(dataset_download=dataset_download))
-    assert download.download(tmp_path, "kaggle") == tmp_path
-    assert (tmp_path / "kmader-skin-cancer-mnist-ham10000").read_text() == str(tmp_path)
+    with pytest.raises(OSError, match=r"(?s)kagglehub: 403.*by hand"):
+        download.download(wanted, "kaggle")
+    (cached / "part_1").mkdir(parents=True)
+    (cached / "part_1/A.jpg").write_bytes(b"a photo")
+    assert download.download(wanted, "kaggle") == wanted
+    assert (wanted / "part_1/A.jpg").read_bytes() == b"a photo"
 
 
 def link():

@@ -315,24 +315,24 @@ def test_memory_map(flat, expected, tmp_path):
 
 
 PEAK = """
-import resource, sys
+import re, sys
 import keras, numpy as np
 from skin_lesion import gradcam
 photos = np.load(sys.argv[1], mmap_mode="r")[: int(sys.argv[2])]
 model = keras.Sequential([keras.Input((224, 224, 3)), keras.layers.Conv2D(8, 7, strides=8, activation="relu"),
                           keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(7, "softmax")])
 gradcam.heatmaps(model, photos)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
+print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read()).group(1))  # what getrusage says includes the process that started this one
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell a process' peak memory this way")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process' own peak memory this way")
 def test_a_thousand_photos_take_the_memory_of_their_heatmaps(tmp_path):
     photos = np.lib.format.open_memmap(tmp_path / "photos.npy", "w+", np.uint8, (1000, 224, 224, 3))
     photos[:] = np.resize(PHOTOS[0], (224, 224, 3))
     photos.flush()
     peaks = [int(subprocess.check_output([sys.executable, "-c", PEAK, photos.filename, str(n)])) for n in (32, 1000)]
-    assert (peaks[1] - peaks[0]) / 1024 < 300
+    assert 150 < (peaks[1] - peaks[0]) / 1024 < 300, "the heatmaps alone are 191 MB"
 
 
 def test_a_memory_map_that_is_written_to_keeps_what_was_written(flat, tmp_path):
@@ -429,6 +429,18 @@ def without_places():
 def test_refused_models(build, message):
     with pytest.raises(ValueError, match=message):
         heatmaps(build(), PHOTOS)
+
+
+def test_of_layers_in_a_row_one_is_named(flat):
+    with pytest.raises(ValueError, match="one, two one leads into another"):
+        heatmaps(flat, PHOTOS, layer=["one", "two"])
+
+
+def test_a_name_that_occurs_twice_is_its_last_layer():
+    first, second = (layers.Conv2D(4, 3, activation="relu", name="conv") for _ in range(2))
+    inner = keras.Sequential([keras.Input(SHAPE), first], name="inner")
+    model = keras.Sequential([inner, second, layers.GlobalAveragePooling2D(), layers.Dense(7, "softmax")])
+    assert np.allclose(heatmaps(model, PHOTOS, 2, layer="conv"), heatmaps(model, PHOTOS, 2), atol=1e-6)
 
 
 # The methods, by their papers' formulas

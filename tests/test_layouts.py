@@ -1,11 +1,15 @@
 "Tables and folders as people have them: Dataverse's files, one folder per class, a table of one's own; and the same picture under two names."
+import time
 import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from skin_lesion import data
+from skin_lesion.app import app
 from skin_lesion.data import CLASSES, check_split, load_table, near_duplicates, read_table, split_lesions, verify
 
 ROWS = [(f"P{i}", f"L{i // 2}", dx) for i, dx in enumerate(["nv", "nv", "mel", "mel", "bkl", "bkl"])]
@@ -109,6 +113,37 @@ def test_one_folder_per_class(tmp_path):
         assert row.dx in row.path.lower() and row.image_id.rpartition("/")[2] in row.path
 
 
+def test_diagnoses_are_mapped_in_any_spelling(photos, table):
+    table.assign(dx=table["dx"].replace({"mel": "MELANOMA", "nv": "Naevus"})).to_csv(photos / "meta.csv", index=False)
+    assert load_table(photos, dx_map={"melanoma": "mel", "NAEVUS": "nv"})["dx"].tolist() == table["dx"].tolist()
+
+
+def test_photos_of_one_name_in_two_folders(tmp_path):
+    rows = pd.DataFrame({"image_id": ["a/001.jpg", "b/001.jpg"], "lesion_id": ["1", "2"], "dx": ["nv", "mel"]})
+    for i, name in enumerate(rows["image_id"]):
+        draw(tmp_path / name, i)
+    rows.to_csv(tmp_path / "meta.csv", index=False)
+    assert [path[-len("a/001.jpg"):] for path in load_table(tmp_path)["path"]] == ["a/001.jpg", "b/001.jpg"]
+    rows.assign(image_id=["c/001.jpg", "d/001.jpg"]).to_csv(tmp_path / "meta.csv", index=False)
+    with pytest.raises(ValueError, match=r"'c/001\.jpg' and 'd/001\.jpg' .* are one file"):
+        load_table(tmp_path)
+
+
+def test_a_table_in_another_encoding_is_named(photos, table):
+    (photos / "meta.csv").write_bytes(table.assign(site="R\u00fccken").to_csv(index=False).encode("cp1252"))
+    with pytest.raises(ValueError, match=r"meta\.csv is not in UTF-8.*Excel"):
+        load_table(photos)
+
+
+@pytest.mark.filterwarnings("ignore:.*no lesion_id")
+def test_class_folders_below_several_others(tmp_path):
+    for i, part in enumerate(["train", "test"]):
+        draw(tmp_path / part / "nv/1.jpg", i)
+        draw(tmp_path / part / f"mel/{part}.jpg", 2 + i)
+        (tmp_path / part / "nv/._1.jpg").write_bytes(b"what a Mac leaves beside a photo")
+    assert set(load_table(tmp_path)["image_id"]) == {"train/nv/1", "test/nv/1", "train", "test"}
+
+
 @pytest.mark.filterwarnings("ignore:.*no lesion_id")
 def test_folders_with_other_names(tmp_path):
     draw(tmp_path / "Melanoma/a.jpg", 0)
@@ -149,6 +184,18 @@ def test_verify_names_near_duplicates_of_different_lesions(twins):
     assert "near_duplicates_across_lesions" not in {p["kind"] for p in verify(twins)["problems"]}
 
 
+def test_the_command_counts_near_duplicates(twins):
+    said = CliRunner().invoke(app, ["verify", str(twins)])
+    assert "1 x near_duplicates_across_lesions" in said.output and "lesion L9" in said.output
+
+
+def test_ten_thousand_photos_are_compared_within_a_minute():
+    quarter = np.sign(np.random.default_rng(0).normal(size=(10_015 // 4, 16, 16))).astype("float32")
+    began = time.process_time()
+    assert data._alike(quarter, data.SAME_PICTURE) == {}
+    assert time.process_time() - began < 60 / 16, "a quarter of the photos is a sixteenth of the pairs"
+
+
 def test_verify_names_identical_photos_once(photos, table):
     (photos / "P6.jpg").write_bytes((photos / "HAM10000_images_part_1/P2.jpg").read_bytes())
     pd.concat([table, pd.DataFrame([("P6", "L9", "mel")], columns=table.columns)]).to_csv(photos / "meta.csv", index=False)
@@ -166,3 +213,5 @@ def test_a_split_keeps_chains_of_lesions_together():
         check_split(split)
         assert split["lesion_id"].equals(table["lesion_id"]) and split["part"].nunique() == 3
     assert split_lesions(table, together=chain[:0]).equals(split_lesions(table))
+    elsewhere = pd.DataFrame([("L05", "of another table"), ("no lesion", "L40")], columns=chain.columns)
+    assert split_lesions(table, together=elsewhere).equals(split_lesions(table))

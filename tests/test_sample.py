@@ -5,7 +5,8 @@ import pytest
 
 from skin_lesion.data import CLASSES
 from skin_lesion.drawing import draw_skin
-from skin_lesion.sample import DRAWING, draw_photo
+from skin_lesion.sample import DRAWING, draw_metadata, draw_photo
+from skin_lesion.signs import SIGNS, draw_bare
 
 SIZE = (90, 120)
 PINNED = [  # of DRAWING, a row per class
@@ -37,3 +38,18 @@ def test_photos_of_any_shape(size):
         assert photo.shape == (*size, 3) and mask.shape == size
         assert 0 < (mask > 0).mean() < 1 and photo.std() > 3
     assert draw_skin(3, size).shape == (*size, 3)
+
+
+@pytest.mark.parametrize(("dx", "sign"), [(dx, sign) for dx, own in SIGNS.items() for sign in own], ids=lambda x: getattr(x, "__name__", x))
+def test_every_sign_leaves_something_on_the_lesion(dx, sign):
+    colours = np.array([[50.0, 15.0, 15.0], [70.0, 12.0, 14.0]])
+    lesion = draw_bare(dx, np.random.default_rng(1), colours, 0.4)
+    before = {name: layer.copy() for name, layer in vars(lesion).items() if isinstance(layer, np.ndarray)}
+    sign(lesion, np.random.default_rng(2), 1.0)
+    assert max(np.abs(getattr(lesion, name) - layer).max() for name, layer in before.items()) > 0.05
+
+
+def test_metadata_of_a_hundred_thousand_photos():
+    table = draw_metadata(100_000)
+    assert len(table) == 100_000 and set(table["dx"]) == set(CLASSES) and table["image_id"].is_unique
+    assert table.groupby("lesion_id")["dx"].nunique().max() == 1 and 60_000 < table["lesion_id"].nunique() < 90_000
