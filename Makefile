@@ -12,6 +12,7 @@ JAX        := $(call stamp,.venv-jax,requirements-jax.lock)
 TORCH      := $(call stamp,.venv-torch,requirements-torch.lock)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-jax test-torch lab notebooks readme docs lint lock hooks
 

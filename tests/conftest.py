@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import skin_lesion  # noqa: F401  before Keras, as it chooses how TensorFlow computes
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `make` does: processes that are compared compute alike
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ConfigParser(delimiters=["="])

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from skin_lesion.data import CLASSES, load_split, load_table, near_duplicates, split_hash, split_lesions, verify
+from skin_lesion.predict import load_best_model, predict
 
 DATA = Path(os.environ.get("SKIN_LESION_DATA", "not set"))
 SPLIT_HASH = "7a5e573c6911e6ba419f8dc37e2640fe985021eec85cb9a0aa7646cf729688b9"
@@ -69,6 +70,17 @@ def test_the_challenge_layout():
     table = load_table(beside("isic2018_task3_validation"))
     assert len(table) == table["lesion_id"].nunique() == 193 and table["path"].notna().all()
     assert set(table["dx"]) == set(CLASSES)
+
+
+@real
+@pytest.mark.skipif(not (ROOT / "results/best").exists(), reason="no model ships yet")
+def test_the_model_that_ships_gives_the_committed_predictions(table):
+    kept = pd.read_csv(ROOT / "results/best/predictions.csv", dtype={"image_id": str}).groupby("dx").head(3).set_index("image_id")
+    network, info = load_best_model()
+    answers = predict(network, info, table.set_index("image_id")["path"][kept.index].tolist())
+    found = pd.DataFrame([answer["probabilities"] for answer in answers], index=kept.index)
+    assert (found - kept[list(CLASSES)]).abs().to_numpy().max() < 1e-3
+    assert [answer["dx"] for answer in answers] == kept["decision"].tolist()
 
 
 @real

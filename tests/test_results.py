@@ -12,7 +12,10 @@ import pandas as pd
 import pytest
 from conftest import NBS, ROOT
 
-from skin_lesion.data import CLASSES
+import skin_lesion
+from skin_lesion.data import CLASSES, load_table
+from skin_lesion.predict import load_best_model, open_familiarity, predict
+from skin_lesion.sample import data_folder
 
 RESULTS = ROOT / "results"
 FOLDERS = sorted(path.parent for path in RESULTS.glob("*/predictions.csv"))
@@ -102,3 +105,13 @@ def test_prose_repeats_no_number_that_the_tables_do_not_give():
         prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
         outputs = "\n".join(json.dumps(o.get("data", {})) for c in cells for o in c.get("outputs", []))
         assert [n for n in re.findall(r"\b0\.\d{2,3}\b", prose) if n not in outputs] == [], Path(name)
+
+
+@pytest.mark.skipif(not (RESULTS / "best").exists(), reason="no model ships yet")
+def test_the_model_that_ships():
+    folder = Path(skin_lesion.__file__).parent / "best"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6 and "NonCommercial" in (folder / "LICENSE").read_text()
+    model, info = load_best_model()
+    assert info.split_hash == read(RESULTS / "best", "model")["split_hash"] and info.protocol.startswith("honest")
+    (answer,) = predict(model, info, load_table(data_folder("sample"))["path"][:1].tolist(), familiarity=open_familiarity())
+    assert sum(answer["probabilities"].values()) == pytest.approx(1) and answer["strangeness"] > 0

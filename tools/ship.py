@@ -37,7 +37,7 @@ def official(network, info, folder):
     "Answers for the official validation photos, which are part of neither split nor training."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no lesion_id")
-        table = load_table(folder).assign(part="official")
+        table = load_table(folder).assign(part="unseen")
     return predict_table(network, info, table, np.arange(len(table)))
 
 
