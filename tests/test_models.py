@@ -407,3 +407,12 @@ def test_code_in_a_model_file_is_not_run(tmp_path):
 def test_costs_counts_and_times(built):
     table = models.costs([built["cnn"], built["efficientnet_lite0"]], timed=True)
     assert list(table) == ["million_parameters", "gflops", "milliseconds"] and (table > 0).all(axis=None)
+
+
+def test_the_first_layers_stay_frozen_up_to_a_named_one():
+    model = models.freeze(create("efficientnet_lite0", SIZE), until="lite0_blocks2_add")
+    names = [layer.name for layer in model.layers]
+    held = names[: names.index("lite0_blocks2_add") + 1]
+    assert {layer.name for layer in model.layers if not layer.trainable} == set(held)
+    with pytest.raises(ValueError, match="has no layer 'block3'.*lite0_blocks2_add"):
+        models.freeze(model, until="block3")
