@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'Config', 'learning_rates', 'make_optimizer', 'FusedNormalization', 'fused', 'compile_phase',
-           'save_checkpoint', 'load_checkpoint', 'best_epoch', 'Keeper', 'save_weights', 'load_weights', 'fit',
-           'calibrate', 'uncalibrate', 'predict_table', 'write_predictions', 'check_start', 'start_run', 'precision',
-           'finish_run', 'train', 'demo_config', 'demo_run']
+           'save_checkpoint', 'load_checkpoint', 'best_epoch', 'Keeper', 'save_weights', 'load_weights',
+           'log_to_tensorboard', 'fit', 'calibrate', 'uncalibrate', 'predict_table', 'write_predictions', 'check_start',
+           'start_run', 'precision', 'finish_run', 'train', 'demo_config', 'demo_run']
 
 # %% ../nbs/03_train.ipynb #ec3a9345
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -230,6 +231,24 @@ def load_weights(paths, model):
         total = weights if total is None else [a + b for a, b in zip(total, weights, strict=True)]
     model.set_weights([weight / len(paths) for weight in total])
 
+# %% ../nbs/03_train.ipynb #fb059501
+def log_to_tensorboard(
+    run,  # the run's folder
+):  # the folder of its logs, a `Path`
+    "Have a run write logs for TensorBoard."
+    missing = [name for name in ("tensorboard", "tensorflow") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"Logs for TensorBoard need packages that are not installed: python -m pip install {' '.join(missing)}, or train without logs.")
+    folder = Path(run) / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _loggers(run):
+    "The callbacks that a run's folder asks for."
+    folder = run / "logs"
+    return [keras.callbacks.TensorBoard(folder, write_graph=False)] if folder.exists() else []
+
 # %% ../nbs/03_train.ipynb #283fec43
 def _phases(config):
     "First and last epoch of each phase, and whether the backbone is frozen; a trained model has its head already."
@@ -253,8 +272,8 @@ def fit(
             history = load_checkpoint(last, model, trainer if first < _epochs_done(last) <= end else None)
         done = len(history)
         if done < end and done - 1 - best_epoch(history) < config.patience:
-            keeper = Keeper(run, model, batches, history, config)
-            trainer.fit(batches, validation_data=validation, initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=[keeper])
+            callbacks = [Keeper(run, model, batches, history, config), *_loggers(run)]
+            trainer.fit(batches, validation_data=validation, initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=callbacks)
     if history:
         load_weights(sorted((run / "checkpoints").glob("recent*.npz")) or [run / "checkpoints" / "best.npz"], model)
     return history

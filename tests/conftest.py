@@ -18,6 +18,9 @@ SETTINGS = SETTINGS["DEFAULT"]
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not any(part.startswith(".") for part in path.relative_to(NBS).parts))
 BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync"]
 MADE = {".git", *BACKENDS.values(), ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__", "_proc", "_docs", "build", "dist", "runs"}
 
 

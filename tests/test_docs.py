@@ -5,11 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
-from conftest import NBS, NOTEBOOKS, ROOT, SETTINGS, copy_checkout
+import yaml
+from conftest import CHROMIUM, CHROMIUM_FLAGS, NBS, NOTEBOOKS, ROOT, SETTINGS, copy_checkout
 
 HIDDEN = re.compile(r"^#\|\s*(hide\s*$|default_exp|exporti?\b|output: false|include: false)", re.MULTILINE)
 PROCESS = """
@@ -22,6 +27,23 @@ nbdev.doclinks._build_modidx()
 nbdev_sidebar.__wrapped__()
 proc_nbs(n_workers=0)
 """
+
+LOOK = """async () => {
+    const pictures = [...document.images]
+    pictures.forEach(picture => { picture.loading = 'eager' })
+    await Promise.all(pictures.map(picture => picture.decode().catch(() => null)))
+    return {
+        ids: [...document.querySelectorAll('[id]')].map(element => element.id),
+        links: [...document.querySelectorAll('a[href]')].map(link => link.href),
+        broken: pictures.filter(picture => !picture.naturalWidth).map(picture => picture.src.slice(0, 80)),
+    }
+}"""
+CUT = """() => {
+    const scrolls = element => element && (/auto|scroll/.test(getComputedStyle(element).overflowX) || scrolls(element.parentElement))
+    const cut = [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
+    return [document.documentElement.scrollWidth - innerWidth, ...cut.map(element => element.outerHTML.slice(0, 100))]
+}"""
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
 
 def run(*command, cwd):
@@ -108,6 +130,111 @@ def test_symbols_link_to_their_pages(site):
     links = {link for text in html.values() for link in re.findall(rf'href="{base}([^"]+)"', text)}
     missing = [link for link in links if f'id="{link.partition("#")[2]}"' not in html.get(link.partition("#")[0], "")]
     assert missing == []
+
+
+def test_pages_name_no_machine(site):
+    assert [path.name for path in site[1].rglob("*.html") if "site-packages" in path.read_text(encoding="utf-8")] == []
+
+
+def test_notebooks_are_read_in_the_order_of_their_numbers(site):
+    contents = yaml.safe_load((site[0] / "sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    numbered = [name for name in contents if isinstance(name, str) and name.endswith(".ipynb")]
+    assert numbered == ["index.ipynb", *sorted(set(numbered) - {"index.ipynb"})]
+
+
+def test_what_is_new_is_the_changelog(site):
+    html = re.sub(r"<[^>]+>|\W", "", (site[1] / "changes.html").read_text(encoding="utf-8"))
+    said = re.findall(r"^- (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [line for line in said if re.sub(r"\W", "", line)[:40] not in html] == []
+
+
+def test_settings_ask_for_search_and_for_light_and_dark():
+    settings = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    assert settings["website"]["navbar"]["search"] and settings["website"]["page-navigation"]
+    assert {"light", "dark"} <= set(settings["format"]["html"]["theme"])
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    "The address at which the pages are served."
+    handler = partial(SimpleHTTPRequestHandler, directory=site[1])
+    handler.func.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def open_tab(browser, address, errors):
+    "A tab without the world outside, whose errors are noted."
+    tab = browser.new_page(viewport=WIDE)
+    tab.route(lambda url: not url.startswith(address), lambda route: route.fulfill(status=200, body=""))
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("response", lambda response: errors.append(f"{response.status} {response.url}") if response.status >= 400 else None)
+    return tab
+
+
+@pytest.fixture(scope="module")
+def seen(chromium, address):
+    "What a reader meets who starts at home and follows every link: {page: links, ids, broken pictures, errors, what is cut at each width}."
+    seen, ahead, errors = {}, ["index.html"], []
+    tab = open_tab(chromium, address, errors)
+    while ahead:
+        name = ahead.pop()
+        tab.set_viewport_size(WIDE)
+        tab.goto(address + name)
+        found = tab.evaluate(LOOK)
+        found["links"] = [unquote(link.removeprefix(address)) for link in found["links"] if link.startswith(address)]
+        cut = {}
+        for width in (WIDE, NARROW):
+            tab.set_viewport_size(width)
+            cut[width["width"]] = tab.evaluate(CUT)
+        seen[name] = {**found, "cut": cut, "errors": list(errors)}
+        errors.clear()
+        pages = {link.partition("#")[0] or "index.html" for link in found["links"]}
+        ahead += [page for page in sorted(pages) if page.endswith(".html") and page not in seen and page not in ahead]
+    return seen
+
+
+def test_every_page_is_reached_from_home(seen):
+    names = {path.relative_to(NBS).with_suffix(".html").as_posix() for path in NOTEBOOKS}
+    assert names | {"changes.html"} <= set(seen)
+
+
+def test_links_lead_somewhere(seen, site):
+    broken = []
+    for name, found in seen.items():
+        for link in found["links"]:
+            target, _, anchor = link.partition("#")
+            there = target in seen or (site[1] / target).is_file()
+            if not there or (anchor and anchor not in seen[target]["ids"]):
+                broken.append((name, link))
+    assert broken == []
+
+
+def test_pictures_are_shown(seen):
+    assert {name: found["broken"] for name, found in seen.items() if found["broken"]} == {}
+
+
+def test_pages_log_no_error(seen):
+    assert {name: found["errors"] for name, found in seen.items() if found["errors"]} == {}
+
+
+@pytest.mark.parametrize("width", [WIDE["width"], NARROW["width"]])
+def test_pages_fit_the_screen(seen, width):
+    assert {name: found["cut"][width] for name, found in seen.items() if found["cut"][width] != [0]} == {}
 
 
 @pytest.mark.skipif(not shutil.which("quarto"), reason="Quarto is not installed")

@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,13 +10,10 @@ import urllib.request
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import CHROMIUM, CHROMIUM_FLAGS, ROOT
 
 from skin_lesion.data import cache_folder
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 NOTEBOOKS = ["00_data.ipynb", "04_gradcam.ipynb"]
 TOKEN = "a-token-for-the-test"
 MINUTES = 15
@@ -86,7 +82,7 @@ def browser():
         pytest.skip("no Chromium here; apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield chromium
         chromium.close()
 

@@ -2,10 +2,12 @@
 import inspect
 import re
 import textwrap
+import warnings
 
 from fastcore.docments import docments
 from nbdev.showdoc import BasicMarkdownRenderer
 
+warnings.filterwarnings("ignore", module=r"fastcore\.docscrape")  # of docstrings that classes inherit from other libraries
 RETURNS = re.compile(r"^\s*(?:def .*)?\).*:[ \t]*# *(.+)$", re.MULTILINE)
 
 
@@ -31,10 +33,19 @@ def rows(function):
         yield "**returns**", "", returned.group(1)
 
 
+def line(cells):
+    "A line of a Markdown table."
+    cells = [" ".join(cell.split()).replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(cells)} |"
+
+
 def table(function):
-    "A Markdown table of the rows, empty where nothing is documented."
-    lines = [" | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) for row in rows(function)]
-    return "\n".join(["", "| | default | |", "|---|---|---|", *(f"| {line} |" for line in lines)]) if lines else ""
+    "A Markdown table of the rows, empty where nothing is documented; defaults have a column where there are any."
+    found = list(rows(function))
+    if not any(row[1] for row in found):
+        found = [(name, meaning) for name, _, meaning in found]
+    head = {3: ("name", "default", "meaning"), 2: ("name", "meaning")}
+    return "\n".join(["", line(head[len(found[0])]), "|---" * len(found[0]) + "|", *map(line, found)]) if found else ""
 
 
 class ApiTable(BasicMarkdownRenderer):

@@ -11,6 +11,7 @@ PICTURES = ROOT / "index_files"
 HIDDEN = re.compile(r"^#\|\s*(hide\s*$|default_exp|export)", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n", re.MULTILINE)
 STYLE = re.compile(r"<style.*?</style>\s*", re.DOTALL)  # GitHub shows it as text
+ALT = re.compile(r"^#\| fig-alt: (.+)$", re.MULTILINE)
 RELATIVE = re.compile(r"(\]\(|(?:src|href)=\")(?!https?:|mailto:|#|index_files/)")
 
 
@@ -23,6 +24,13 @@ def visible_cells(notebook):
     return cells
 
 
+def described(markdown, descriptions):
+    "Pictures with what they show in place of their format's name, in order."
+    for description in descriptions:
+        markdown = markdown.replace("![png](", f"![{description}](", 1)
+    return markdown
+
+
 def from_root(markdown):
     "The same links, seen from the top of the repository: `00_data.ipynb` is `nbs/00_data.ipynb`."
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
@@ -33,6 +41,7 @@ def from_root(markdown):
 def main():
     "Write README.md, and the pictures that cells drew into index_files/."
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    descriptions = ALT.findall("\n".join(cell.source for cell in notebook.cells))
     notebook.cells = visible_cells(notebook)
     notebook.metadata.language_info = {"name": "python"}
     resources = {"output_files_dir": PICTURES.name}
@@ -42,7 +51,7 @@ def main():
         PICTURES.mkdir(exist_ok=True)
         (ROOT / name).write_bytes(picture)
     source = "<!-- Made from nbs/index.ipynb by `make readme`: change it there. -->\n\n"
-    text = re.sub(r"\n{3,}", "\n\n", from_root(STYLE.sub("", markdown)))
+    text = re.sub(r"\n{3,}", "\n\n", from_root(described(STYLE.sub("", markdown), descriptions)))
     (ROOT / "README.md").write_text(source + text.strip() + "\n", encoding="utf-8", newline="\n")
 
 
