@@ -80,8 +80,6 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not os.environ.get("SKIN_LESION_BROWSER"):
-        pytest.skip("takes minutes and a real browser; SKIN_LESION_BROWSER=1 runs it")
     if CHROMIUM is None:
         pytest.skip("no Chromium here; apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
