@@ -379,9 +379,6 @@ def alone(
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(f"Another process is training into '{run}'. Wait until it ends, or give another folder.") from error
-    with lock.acquire():
-        lock.release()
-        yield
     try:
         yield
     finally:
