@@ -3,6 +3,8 @@ PYTHON     ?= python3
 UV_VERSION := 0.13.9
 BIN        := .venv/bin
 NOTEBOOKS  := $(sort $(wildcard nbs/[0-9]*.ipynb)) $(wildcard nbs/tutorials/*.ipynb) nbs/index.ipynb
+WORKERS    ?= auto
+PYTEST     := -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadfile
 TORCH_TESTS := tests/test_models.py tests/test_train.py tests/test_gradcam.py tests/test_backends.py
 COMPILED   := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv-jax/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -24,16 +26,16 @@ setup: $(STAMP) ## make .venv from requirements.lock; a second call installs not
 demo: setup ## train on the sample, evaluate, explain; DATA=folder takes real photos, OUT=folder another place
 	@$(BIN)/skin-lesion demo $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
-test: setup ## run every notebook and every test
-	@$(BIN)/python -m pytest
+test: setup ## run every notebook and every test, on up to four processes; WORKERS=0 takes one
+	@$(BIN)/python $(PYTEST)
 
 # JAX compiles every operation for every shape that it meets; what it made is kept for the next time.
 test-jax: $(JAX) ## the same on JAX, in .venv-jax, where TensorFlow is not installed; TESTS="files" takes some
-	@KERAS_BACKEND=jax $(COMPILED) .venv-jax/bin/python -m pytest $(TESTS)
+	@KERAS_BACKEND=jax $(COMPILED) .venv-jax/bin/python $(PYTEST) $(TESTS)
 
 # On Linux the package registry's torch brings CUDA; the smaller build for CPUs is taken where pip knows the way to it.
 test-torch: $(TORCH) ## models, training and Grad-CAM on PyTorch, in .venv-torch, without TensorFlow
-	@KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(or $(TESTS),$(TORCH_TESTS))
+	@KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(or $(TESTS),$(TORCH_TESTS))
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'LOSSES', 'PROTOCOLS', 'class_counts', 'class_weights', 'weighted_cross_entropy', 'focal_loss',
            'logit_adjusted_loss', 'sampler_shares', 'epoch_rows', 'believed_shares', 'make_loss', 'augment_strength',
-           'Augmentation', 'affine', 'colour_table', 'augment', 'mixup', 'Batches', 'Copies', 'careless_split',
-           'BalancedAccuracy']
+           'Augmentation', 'affine', 'colour_table', 'degrade', 'augment', 'mixup', 'Batches', 'Copies',
+           'careless_split', 'BalancedAccuracy']
 
 # %% ../nbs/01_imbalance.ipynb #dba9705e
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +156,7 @@ class Augmentation:
     brightness: float = 0.12  # added, as a share of 255
     contrast: float = 0.15  # factor 1-contrast to 1+contrast
     colour: float = 0.06  # factor on each channel by itself: the lamp's colour
+    degraded: float = 0.0  # share of the photos that `degrade` makes worse
 
 # %% ../nbs/01_imbalance.ipynb #72b758d6
 def affine(
@@ -185,6 +186,16 @@ def colour_table(
     changed = ((levels - 127.5) * contrast + 127.5 + 255 * brightness) * np.asarray(gains, "float32")
     return np.clip(np.round(changed), 0, 255).astype(np.uint8)[None]
 
+# %% ../nbs/01_imbalance.ipynb #7c15e376
+def degrade(
+    photo,  # uint8 array, shape (size, size, 3)
+    rng,  # numpy random Generator
+):  # uint8 array, shape (size, size, 3)
+    "A photo as an unsteady hand and a small file leave it: blurred by up to a two-hundredth of its side, then JPEG of quality 25 to 95."
+    blurred = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.05, 1) * len(photo) / 200)
+    _, file = cv2.imencode(".jpg", blurred[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 96))])
+    return np.ascontiguousarray(cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1])
+
 # %% ../nbs/01_imbalance.ipynb #77a9221c
 def augment(
     photo,  # uint8 array, shape (size, size, 3)
@@ -204,7 +215,8 @@ def augment(
     )
     warped = cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     table = colour_table(strength * how.brightness * u[5], 1 + strength * how.contrast * u[6], 1 + strength * how.colour * u[7:10])
-    return cv2.LUT(warped, table)
+    changed = cv2.LUT(warped, table)
+    return degrade(changed, rng) if rng.random() < how.degraded else changed
 
 # %% ../nbs/01_imbalance.ipynb #5aae0fa2
 def mixup(

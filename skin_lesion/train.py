@@ -6,7 +6,7 @@
 __all__ = ['PRECISIONS', 'Config', 'learning_rates', 'make_optimizer', 'FusedNormalization', 'fused', 'compile_phase',
            'save_checkpoint', 'load_checkpoint', 'best_epoch', 'Keeper', 'save_weights', 'load_weights',
            'log_to_tensorboard', 'fit', 'calibrate', 'uncalibrate', 'predict_table', 'write_predictions', 'check_start',
-           'start_run', 'precision', 'finish_run', 'train', 'demo_config', 'demo_run']
+           'start_run', 'alone', 'precision', 'finish_run', 'train', 'demo_config', 'demo_run']
 
 # %% ../nbs/03_train.ipynb #ec3a9345
 import hashlib
@@ -24,12 +24,24 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from keras import layers
 from scipy.special import softmax
 
 from .data import PARTS, atomic_write, cache_folder, check_split, labels, pixels, progress, save_split, split_hash, split_lesions
 from .evaluate import decide, fit_calibration
-from .imbalance import LOSSES, PROTOCOLS, SAMPLERS, BalancedAccuracy, Batches, believed_shares, careless_split, class_counts, make_loss
+from skin_lesion.imbalance import (
+    LOSSES,
+    PROTOCOLS,
+    SAMPLERS,
+    Augmentation,
+    BalancedAccuracy,
+    Batches,
+    believed_shares,
+    careless_split,
+    class_counts,
+    make_loss,
+)
 from .models import Info, create, fold, freeze, log_probabilities, logits_model, read_info, save, versions
 
 # %% ../nbs/03_train.ipynb #a60ab1b8
@@ -52,6 +64,7 @@ class Config:
     loss: str = "cross_entropy"  # one of `imbalance.LOSSES`
     sampler: str = "square_root"  # one of `imbalance.SAMPLERS`
     augmentation: float = 1.0  # factor on zoom, shift and colour of `imbalance.Augmentation`
+    degraded: float = 0.0  # share of the training photos that `imbalance.degrade` makes worse
     mixup: float = 0.0  # `alpha` of `imbalance.mixup`; 0 blends nothing
     label_smoothing: float = 0.0  # share of every label that is spread over all classes
     average: int = 1  # epochs whose weights are averaged at the end; 1 takes the best epoch's
@@ -238,7 +251,7 @@ def log_to_tensorboard(
     "Have a run write logs for TensorBoard."
     missing = [name for name in ("tensorboard", "tensorflow") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"Logs for TensorBoard need packages that are not installed: python -m pip install {' '.join(missing)}, or train without logs.")
+        raise ValueError(f"Logs for TensorBoard need what is not installed: python -m pip install {' '.join(missing)}, or train without logs.")
     folder = Path(run) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -374,6 +387,22 @@ def start_run(
     if changed:
         raise ValueError(f"'{run}' was started differently ({'; '.join(changed)}). Resume it as it was, or give another folder.")
 
+# %% ../nbs/03_train.ipynb #385ec706
+@contextmanager
+def alone(
+    run,  # the run's folder
+):  # a context in which no other process trains into it
+    "Hold a run's folder against a second training."
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"Another process is training into '{run}'. Wait until it ends, or give another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
 # %% ../nbs/03_train.ipynb #85f1fbf3
 @contextmanager
 def precision(
@@ -412,6 +441,26 @@ def finish_run(run, model, table, photos, validation, config, history):
     save(model, run / "model.keras", info)
 
 # %% ../nbs/03_train.ipynb #bc5c95e4
+def _learn(run, table, config):
+    "The work of `train`, once the run's folder is there and held."
+    keras.utils.set_random_seed(config.seed)
+    photos = pixels(table, config.size)
+    if config.protocol != "honest":
+        table, photos = careless_split(table, photos, config.protocol, config.seed)
+    y = labels(table)
+    rows = {part: np.flatnonzero(table["part"] == part) for part in PARTS}
+    changes = {"how": Augmentation(degraded=config.degraded), "strength": config.augmentation}
+    changes |= {"blend": config.mixup, "smoothing": config.label_smoothing}
+    batches = Batches(photos, y, rows["train"], config.batch_size, config.sampler, seed=config.seed, **changes)
+    validation = Batches(photos, y, rows["validation"], 64)
+    with precision(config.precision):
+        model = create(config.model, config.size, config.weights, dropout=config.dropout)
+    if str(config.weights).endswith(".keras"):
+        uncalibrate(model, read_info(config.weights), believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
+    history = fit(model, run, batches, validation, config)
+    finish_run(run, _as_saved(model, config), table, photos, validation, config, history)
+
+
 def train(
     table,  # DataFrame as `load_table` gives it, with `part` as `split_lesions` or `load_split` gives it
     run,  # folder for the run
@@ -423,23 +472,9 @@ def train(
     check_split(table)
     check_start(config.weights, split_hash(table))
     start_run(run, table, config, resume)
-    if (run / "model.keras").exists():
-        return run
-    keras.utils.set_random_seed(config.seed)
-    photos = pixels(table, config.size)
-    if config.protocol != "honest":
-        table, photos = careless_split(table, photos, config.protocol, config.seed)
-    y = labels(table)
-    rows = {part: np.flatnonzero(table["part"] == part) for part in PARTS}
-    blending = {"strength": config.augmentation, "blend": config.mixup, "smoothing": config.label_smoothing}
-    batches = Batches(photos, y, rows["train"], config.batch_size, config.sampler, seed=config.seed, **blending)
-    validation = Batches(photos, y, rows["validation"], 64)
-    with precision(config.precision):
-        model = create(config.model, config.size, config.weights, dropout=config.dropout)
-    if str(config.weights).endswith(".keras"):
-        uncalibrate(model, read_info(config.weights), believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
-    history = fit(model, run, batches, validation, config)
-    finish_run(run, _as_saved(model, config), table, photos, validation, config, history)
+    if not (run / "model.keras").exists():
+        with alone(run):
+            _learn(run, table, config)
     return run
 
 # %% ../nbs/03_train.ipynb #ff7ae343
@@ -460,6 +495,7 @@ def demo_run(
     config = demo_config(table)
     what = [asdict(config), split_hash(table), Path(pixels(table, config.size).filename).stem]
     run = cache_folder() / "runs" / f"demo-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
-    if fresh:
-        shutil.rmtree(run, ignore_errors=True)
-    return train(table, run, config, resume=True)
+    with FileLock(f"{run}.lock"):  # notebooks that want it at the same time wait for the first
+        if fresh:
+            shutil.rmtree(run, ignore_errors=True)
+        return train(table, run, config, resume=True)

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -76,8 +77,6 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not os.environ.get("SKIN_LESION_BROWSER"):
-        pytest.skip("takes minutes and a real browser; SKIN_LESION_BROWSER=1 runs it")
     if CHROMIUM is None:
         pytest.skip("no Chromium here; apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
@@ -177,3 +176,9 @@ def test_no_notebook_needs_widgets():
     named = re.compile(r"ipywidgets|tqdm\.(auto|autonotebook|notebook)|vnd\.jupyter\.widget-view")
     assert [path.name for path in sources if named.search(path.read_text(encoding="utf-8"))] == []
     assert not re.search(r"^ipywidgets==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+def test_make_lab_opens_the_notebooks():
+    said = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1].split() == [".venv/bin/jupyter", "lab", "nbs"]
