@@ -260,10 +260,10 @@ def evaluate(
 def _explain_photos(network, info, photos, out, kind, method):
     "Three panels for each photo; what was written, and what failed."
     explaining, predicting = _modules("gradcam", "predict")
-    from skin_lesion.data import atomic_write, fit_photo
+    from skin_lesion.data import atomic_write, fit_photo, progress
 
     out.mkdir(parents=True, exist_ok=True)
-    for answer in predicting.predict(network, info, predicting.find_photos(photos)):
+    for answer in progress(predicting.predict(network, info, predicting.find_photos(photos)), desc="explain", unit="photo"):
         if "error" in answer:
             yield answer
             continue

@@ -320,7 +320,7 @@ def sanity_check(
     pairs = list(zip(_learned_layers(network), fresh, strict=True))[::-1]
     steps = [pairs[:1], *([pairs[i] for i in block] for block in np.array_split(np.arange(1, len(pairs)), min(stages, len(pairs)) - 1))]
     found = {"trained": heatmaps(network, photos, classes, method, names=names)}
-    for step in steps:
+    for step in data.progress(steps, desc="random weights", unit="stage"):
         for layers, others in step:
             for layer, other in zip(layers, others, strict=True):
                 layer.set_weights(other.get_weights())
@@ -421,7 +421,8 @@ def score_heatmaps(
     known = table[["image_id", "lesion_id", "dx"]].assign(predicted=np.array(names)[classes])
     known["right"] = known["predicted"] == known["dx"]
     here, there = (photos, read_masks(table, size)), off_centre(table, size)
-    parts = [known.assign(method=method, **_scores(model, method, here, there, classes)) for method in methods]
+    steps = data.progress(methods, desc="score", unit="method")
+    parts = [known.assign(method=method, **_scores(model, method, here, there, classes)) for method in steps]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -470,7 +470,7 @@ def heatmaps(
     shape = tuple(side or found for side, found in zip(cut.trunk.input_shape[1:], np.shape(photos[0]), strict=False))
     chosen = _chosen(classes, names, n, cut.head.outputs[0].shape[1])
     result = None
-    for start in range(0, n, batch_size):
+    for start in data.progress(range(0, n, batch_size), desc="heatmaps", unit="batch", delay=2, leave=False):
         rows = slice(max(0, min(start, n - batch_size)), start + batch_size)
         batch = _checked(photos[rows], rows.start, shape)
         maps = _explain(cut, batch, None if chosen is None else chosen[rows], METHODS[method], shape[:2] if upsample else None)

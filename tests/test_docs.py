@@ -31,7 +31,8 @@ proc_nbs(n_workers=0)
 LOOK = """async () => {
     const pictures = [...document.images]
     pictures.forEach(picture => { picture.loading = 'eager' })
-    await Promise.all(pictures.map(picture => picture.decode().catch(() => null)))
+    const loaded = picture => picture.complete || new Promise(done => { picture.onload = picture.onerror = done; setTimeout(done, 5000) })
+    await Promise.all(pictures.map(loaded))
     return {
         ids: [...document.querySelectorAll('[id]')].map(element => element.id),
         links: [...document.querySelectorAll('a[href]')].map(link => link.href),
