@@ -61,6 +61,7 @@ PURPOSES = {
     "export": "other runtimes",
     "demo": "the demo in a browser",
     "kaggle": "HAM10000 from Kaggle",
+    "tensorboard": "logs of a training",
     "dev": "changing this library",
 }
 

@@ -108,6 +108,21 @@ def test_page_documents_what_the_module_exports(site, path):
     assert "](http" not in re.sub(r"<[^>]+>", "", html), "a link that is not rendered"
 
 
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if re.match(r"0[0-6]_", p.name)], ids=lambda p: p.name)
+def test_every_section_has_a_picture_or_a_table(path):
+    proofs, section = {}, None
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            section = cell.source.removeprefix("## ").splitlines()[0]
+            proofs[section] = 0
+        elif cell.cell_type == "markdown":
+            proofs[section] = proofs.get(section, 0) + ("|---" in cell.source)
+        elif not HIDDEN.search(cell.source):
+            shown = [kind for output in cell.outputs for kind in output.get("data", {})]
+            proofs[section] = proofs.get(section, 0) + len({"image/png", "text/html"} & set(shown))
+    assert [section for section, n in proofs.items() if section and not n] == []
+
+
 def test_every_notebook_is_in_the_sidebar(site):
     sidebar = (site[0] / "sidebar.yml").read_text(encoding="utf-8")
     assert [name for path in NOTEBOOKS if (name := path.relative_to(NBS).as_posix()) not in sidebar] == []
