@@ -195,6 +195,7 @@ def address(site):
 def open_tab(browser, address, errors):
     "A tab without the world outside, whose errors are noted."
     tab = browser.new_page(viewport=WIDE)
+    tab.set_default_timeout(120_000)
     tab.route(lambda url: not url.startswith(address), lambda route: route.fulfill(status=200, body=""))
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
