@@ -235,8 +235,9 @@ def test_links_lead_somewhere(seen, site):
     for name, found in seen.items():
         for link in found["links"]:
             target, _, anchor = link.partition("#")
-            there = target in seen or (site[1] / target).is_file()
-            if not there or (anchor and anchor not in seen[target]["ids"]):
+            target = target or "index.html"
+            there = anchor in ["", *seen[target]["ids"]] if target in seen else (site[1] / target).is_file()
+            if not there:
                 broken.append((name, link))
     assert broken == []
 
