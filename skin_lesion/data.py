@@ -56,7 +56,10 @@ PARTS = ("train", "validation", "test")
 def cache_folder():  # folder for what can be made again: `$SKIN_LESION_CACHE`, or `~/.cache/skin_lesion`
     "The folder for caches, created if it is missing."
     folder = Path(os.environ.get("SKIN_LESION_CACHE") or Path.home() / ".cache" / "skin_lesion")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"'{folder}' cannot be made ({error.strerror}). Name a folder for caches in SKIN_LESION_CACHE.") from error
     return folder
 
 # %% ../nbs/00_data.ipynb #29ec5f26

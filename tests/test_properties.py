@@ -30,7 +30,8 @@ SEED = st.integers(0, 2**32 - 1)
 @given(lesions=LESIONS, test=SHARES, validation=SHARES, seed=SEED)
 def test_a_split_keeps_lesions_whole_and_shares_exact(lesions, test, validation, seed):
     table = photo_table(lesions)
-    wanted = {dx: {part: max(1, round(s * len(n))) if s else 0 for part, s in [("test", test), ("validation", validation)]} for dx, n in lesions.items()}
+    shares = {"test": test, "validation": validation}
+    wanted = {dx: {part: max(1, round(s * len(n))) if s else 0 for part, s in shares.items()} for dx, n in lesions.items()}
     small = [dx for dx in CLASSES if dx in lesions and sum(wanted[dx].values()) >= len(lesions[dx])]
     with fault("splits"):
         if small:
@@ -115,7 +116,11 @@ def test_class_weights_are_scikit_learns(counts):
 
 
 @EXAMPLES
-@given(counts=st.lists(st.integers(0, 60), min_size=2, max_size=7).filter(any), sampler=st.sampled_from(["natural", "square_root", "balanced"]), seed=SEED)
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=2, max_size=7).filter(any),
+    sampler=st.sampled_from(["natural", "square_root", "balanced"]),
+    seed=SEED,
+)
 def test_a_sampler_shows_its_mix_and_every_photo_as_often_as_the_next(counts, sampler, seed):
     from skin_lesion.imbalance import SAMPLERS, epoch_rows, sampler_shares
 
@@ -142,7 +147,7 @@ def predictions(draw):
     present = rng.choice(7, draw(st.integers(1, 7)), replace=False)
     truth = rng.choice(present, n)
     probabilities = rng.dirichlet(np.full(7, draw(st.sampled_from([0.2, 1.0]))), n).round(draw(st.sampled_from([1, 2, 9]))) + 1e-3
-    probabilities[rng.random(n) < 0.5] += 0.5 * np.eye(7)[truth][rng.random(n) < 0.5][:1]
+    probabilities += draw(st.sampled_from([0, 0.3])) * np.eye(7)[truth]
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     table = pd.DataFrame(probabilities, columns=list(CLASSES))
     lesion = truth * 100 + rng.integers(0, 9, n)
@@ -152,7 +157,7 @@ def predictions(draw):
 
 def expected_scores(table, weight):
     "The same scores by scikit-learn, each photo with a weight."
-    p, kept = table[list(CLASSES)].to_numpy(), table["dx"].isin(table["dx"][weight > 0])
+    p = table[list(CLASSES)].to_numpy()
     truth, decision = table["dx"].to_numpy(), table["decision"].to_numpy()
     how = {"labels": list(CLASSES), "sample_weight": weight, "average": None, "zero_division": 0}
     per_class = {"recall": metrics.recall_score(truth, decision, **how), "f1": metrics.f1_score(truth, decision, **how)}
@@ -166,7 +171,6 @@ def expected_scores(table, weight):
     ill = np.isin(truth, MALIGNANT)
     sick = metrics.recall_score(ill, np.isin(decision, MALIGNANT), sample_weight=weight, zero_division=np.nan)
     well = metrics.recall_score(~ill, ~np.isin(decision, MALIGNANT), sample_weight=weight, zero_division=np.nan)
-    assert kept.any()
     return scores | {"malignant.sensitivity": sick, "malignant.specificity": well}
 
 
@@ -180,6 +184,20 @@ def test_scores_are_scikit_learns_on_the_photos_and_in_every_resample(table):
             assert found.loc[i, list(expected)].to_numpy(float) == pytest.approx(list(expected.values()), abs=1e-9, nan_ok=True)
         if table["dx"].nunique() > 1:
             assert found["balanced_accuracy"][0] == pytest.approx(metrics.balanced_accuracy_score(table["dx"], table["decision"]), abs=1e-9)
+
+
+def test_the_class_order_is_the_published_one():
+    assert CLASSES == ("akiec", "bcc", "bkl", "df", "nv", "vasc", "mel") and set(MALIGNANT) == {"akiec", "bcc", "mel"}
+
+
+@EXAMPLES
+@given(seed=SEED)
+def test_a_decision_follows_bayes_under_the_stated_prior(seed):
+    rng = np.random.default_rng(seed)
+    p, prevalence, prior = rng.dirichlet(np.ones(7), 20), *rng.dirichlet(np.ones(7), 2)
+    likelihood = p / prevalence
+    assert np.array_equal(decide(p, prevalence, prior), (likelihood * prior).argmax(axis=1))
+    assert np.array_equal(decide(p, prevalence), likelihood.argmax(axis=1)) and np.array_equal(decide(p), p.argmax(axis=1))
 
 
 @EXAMPLES
@@ -212,8 +230,8 @@ def test_the_official_score_of_the_challenge(table):
     """
     Balanced multi-class accuracy, the official score of ISIC 2018 (task 3), as the challenge's own program computes it.
 
-    Its source: github.com/ImageMarkup/isic-challenge-scoring, `metrics.balanced_multiclass_accuracy`, which is
-    `sklearn.metrics.recall_score(truth, decision, average='macro', labels=<classes that occur in the truth>)`.
+    Its source, github.com/ImageMarkup/isic-challenge-scoring, `metrics.balanced_multiclass_accuracy`: the diagonal of the
+    confusion matrix over the number of photos of each class, averaged over the classes that occur.
     """
     found = bootstrap(table, 1)["balanced_accuracy"][0]
     with fault("scores"):
