@@ -104,7 +104,7 @@ CHALLENGE_COLUMNS = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
 
 
 def _challenge(raw):
-    scores = raw[CHALLENGE_COLUMNS].apply(pd.to_numeric, errors="coerce")
+    scores = raw[CHALLENGE_COLUMNS].apply(pd.to_numeric, errors="coerce").fillna(0)
     dx = scores.idxmax(axis=1).str.lower().where(scores.sum(axis=1) == 1)
     return raw.assign(image_id=raw["image"], dx=dx).reindex(columns=COLUMNS[:-1])
 
@@ -388,8 +388,8 @@ def load_table(
 
 # %% ../nbs/00_data.ipynb #6369c2ee
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 6 * MAX_PIXELS  # as many pixels of three 16-bit colours, uncompressed
-MAX_READS = 500_000  # read operations on one file
+MAX_BYTES = 2 * MAX_PIXELS  # of a file
+MAX_READS = 500_000  # read operations on a file
 MAX_PASSES = 5 * MAX_PIXELS  # pixels of a progressive JPEG times its scans
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
 Image.preinit()  # registers the others here, where no two threads race for it
@@ -438,7 +438,8 @@ def read_photo(
             _check_size(photo, path)
             return _decode(photo, side)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"'{path}' is too large ({error}); at most {MAX_PIXELS:,} pixels are read. Make it smaller first.") from error
+        most = f"at most {MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes are read"
+        raise ValueError(f"'{path}' is too large ({error}); {most}. Make it smaller first.") from error
     except Exception as error:  # a decoder that is fed garbage raises whatever it runs into
         known = "truncated" in str(error).lower()
         what = "is truncated" if known else "is not a readable photo"
