@@ -724,7 +724,7 @@ def split_lesions(
             )
         ends = np.cumsum(sizes)
         part |= dict.fromkeys(lesions[: ends[0]], "test") | dict.fromkeys(lesions[ends[0] : ends[1]], "validation")
-    return table.assign(part=names.map(part).fillna("train"))
+    return table.assign(part=names.map(lambda lesion: part.get(lesion, "train")))
 
 # %% ../nbs/00_data.ipynb #c94aa6ca
 def check_split(

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 
 import keras
 
@@ -79,14 +80,15 @@ class Child:
         self.process.join(60)
         return self.process.exitcode, self.log.read_text()[-3000:]
 
-    def strike(self, place, nth, delay, number=signal.SIGKILL):
-        "Send a signal a moment after the child was at a place; whether it was there to receive it."
-        if self.listen(place, nth):
+    def strike(self, place, delay):
+        "Kill the child a moment after it was at a place; whether it was there to be killed."
+        if self.listen(place):
             time.sleep(delay)
-            os.kill(self.process.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
         code, said = self.end()
-        assert code in (0, -number), said
-        return code == -number
+        assert code in (0, -signal.SIGKILL), said
+        return code != 0
 
     def lasted(self):
         "How long the child stayed at each place, the longest time."

@@ -31,8 +31,8 @@ MUTATIONS = {
     ),
     "photos are split instead of lesions": (
         "data.py",
-        'part=names.map(part).fillna("train"))',
-        'part=names.map(part).fillna("train").sample(frac=1, random_state=0).to_numpy())',
+        'return table.assign(part=names.map(lambda lesion: part.get(lesion, "train")))',
+        'return table.assign(part=names.sample(frac=1, random_state=0).map(lambda lesion: part.get(lesion, "train")).to_numpy())',
         "test_properties.py::test_a_split_keeps_lesions_whole_and_shares_exact",
     ),
     "a photo's corner is cut out, not its centre": (

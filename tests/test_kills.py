@@ -95,7 +95,7 @@ def test_a_training_killed_again_and_again_ends_like_an_unbroken_one(seed, table
     task = (tmp_path, train_and_report, table, tmp_path / "run", CONFIG)
     killed = 0
     for place in PLANS[seed]:
-        killed += Child(*task).strike(place, 1, chance.uniform(0, lasted[place]))
+        killed += Child(*task).strike(place, chance.uniform(0, lasted[place]))
         check_whole(tmp_path)
     with fault("kills of a training", killed):
         assert killed >= len(PLANS[seed]) // 2
@@ -158,7 +158,7 @@ def killed_often(folder, work, args, places, n, made):
         home = folder / f"killed{i}"
         home.mkdir()
         place = places[i % len(places)]
-        if Child(home, work, *args(home)).strike(place, 1, chance.uniform(0, 0.9 * lasted[place])):
+        if Child(home, work, *args(home)).strike(place, chance.uniform(0, 0.9 * lasted[place])):
             check_whole(home)
             with fault(f"kills of {work.__name__}"):
                 code, said = Child(home, work, *args(home)).end()

@@ -11,7 +11,7 @@ from soak import LONG, fault
 from skin_lesion.data import CLASSES, MALIGNANT, PARTS, check_split, fold_lesions, load_split, save_split, split_hash, split_lesions
 from skin_lesion.evaluate import N_BINS, average_lesions, bootstrap, decide, lesion_weights
 
-EXAMPLES = settings(max_examples=1000 if LONG else 60, derandomize=not LONG, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=500 if LONG else 60, derandomize=not LONG, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 def photo_table(lesions):
