@@ -28,7 +28,7 @@ from skin_lesion.train import Config
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs kill -9")
 EPOCHS = ["epoch", "save_weights", "save_checkpoint"]
 END = ["finish_run", "write_predictions", "save", "report"]
-PLANS = {seed: ["_fill", "epoch", "save_checkpoint", "save", "report"] for seed in (0,)}
+PLANS = {0: ["_fill", "save_checkpoint", "save", "report"]}
 if LONG:
     PLANS = {seed: ["_fill", "_fill", *random.Random(seed).choices(EPOCHS, k=4), *END, "report"] for seed in range(1, 6)}
 CONFIG = Config(size=32, epochs=5 if LONG else 3, batch_size=8, average=2, mixup=0.2)
