@@ -2,6 +2,9 @@
 import os
 from contextlib import contextmanager
 
+from hypothesis import Phase, settings
+
+settings.register_profile("first", phases=[Phase.explicit, Phase.generate])  # for broken lines: the first failure will do
 LONG = os.environ.get("SOAK") == "1"
 COUNTS = {}  # kind of fault: [tried, survived]
 

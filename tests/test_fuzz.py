@@ -18,7 +18,7 @@ from skin_lesion.data import CLASSES, COLUMNS, fit_photo, load_table, read_photo
 
 BOUNDED = {"deadline": 2000, "database": None, "suppress_health_check": list(HealthCheck)}
 PHOTOS = settings(max_examples=10_000 if LONG else 300, derandomize=not LONG, **BOUNDED)
-TABLES = settings(max_examples=10_000 if LONG else 150, derandomize=not LONG, **BOUNDED)
+TABLES = settings(max_examples=3000 if LONG else 100, derandomize=not LONG, **BOUNDED)
 RED, BLUE = (200, 40, 30), (20, 60, 210)
 
 

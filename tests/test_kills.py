@@ -210,4 +210,4 @@ def test_a_download_that_is_killed_goes_on(homes, server):
 def test_predictions_that_are_killed_leave_no_half_table(homes, table):
     save(create("cnn", 32), homes / "model.keras", Info("cnn", 32))
     args = lambda home: (["predict", *table["path"].head(12), "--model", homes / "model.keras", "--out", home / "out/table.csv"],)  # noqa: E731
-    killed_often(homes, shell, args, ["open_model", "predict"], 20 if LONG else 2, lambda home: home / "out")
+    killed_often(homes, shell, args, ["open_model", "predict"], 10 if LONG else 2, lambda home: home / "out")

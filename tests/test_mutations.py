@@ -20,7 +20,7 @@ def test_a_broken_line_turns_a_test_red(name, tmp_path):
     source = (tmp_path / "skin_lesion" / module).read_text(encoding="utf-8")
     assert source.count(line) == 1, "the line has changed: name it anew in tests/mutations.py"
     (tmp_path / "skin_lesion" / module).write_text(source.replace(line, broken), encoding="utf-8")
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{test}"]
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=first", f"tests/{test}"]
     surroundings = {**os.environ, "SOAK": "0", "PYTHONPATH": str(tmp_path)}
     with fault("broken lines"):
         done = subprocess.run(words, cwd=tmp_path, env=surroundings, capture_output=True, text=True)
