@@ -133,17 +133,17 @@ def test_a_pixel_cache_that_does_not_fit_the_disk_is_an_error_and_no_crash(tmp_p
 
 @pytest.fixture
 def mixed(tmp_path):
-    "A folder with every kind of photo, good and bad, and the names of the good ones."
+    "A folder with every kind of photo, the names of the good ones, and the number of bad ones."
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     good = {f"{kind}.jpg": content for kind, content in GOOD.items()}
     bad = {f"below/{kind}.png": content for kind, content in FOREIGN.items()}
-    bad |= {"cut.jpg": GOOD["JPEG"][:-60], "huge.png": sized("PNG", 30_000), "._resource.jpg": b"hidden"}
-    for name, content in (good | bad).items():
+    bad |= {"cut.jpg": GOOD["JPEG"][:-60], "huge.png": sized("PNG", 30_000)}
+    for name, content in (good | bad | {"._hidden.jpg": b"not meant"}).items():
         (folder / name).write_bytes(content)
-    (folder / "link.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "folder.jpg").mkdir()
-    return folder, sorted(good), len(bad) - 1 + 1
+    (folder / "link.jpg").symlink_to(folder / "nowhere.jpg")
+    return folder, sorted(good), len(bad) + 1
 
 
 @posix

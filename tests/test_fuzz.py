@@ -1,6 +1,5 @@
 "Photos and tables as no program should write them: each is read for what it is, or refused by name, soon and in little memory."
 import csv
-import resource
 import struct
 import time
 import warnings
@@ -16,6 +15,7 @@ from soak import LONG, fault
 
 from skin_lesion.data import CLASSES, COLUMNS, fit_photo, load_table, read_photo, verify
 
+resource = pytest.importorskip("resource")  # which Windows lacks
 BOUNDED = {"deadline": 2000, "database": None, "suppress_health_check": list(HealthCheck)}
 PHOTOS = settings(max_examples=10_000 if LONG else 300, derandomize=not LONG, **BOUNDED)
 TABLES = settings(max_examples=3000 if LONG else 100, derandomize=not LONG, **BOUNDED)
