@@ -388,8 +388,8 @@ def load_table(
 
 # %% ../nbs/00_data.ipynb #6369c2ee
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 2 * MAX_PIXELS  # of a file
-MAX_READS = 500_000  # read operations on a file
+MAX_BYTES = 100_000_000  # of a file
+MAX_READS = 250_000  # read operations on a file
 MAX_PASSES = 5 * MAX_PIXELS  # pixels of a progressive JPEG times its scans
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format)
 Image.preinit()  # registers the others here, where no two threads race for it
