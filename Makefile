@@ -5,6 +5,7 @@ BIN        := .venv/bin
 NOTEBOOKS  := $(sort $(wildcard nbs/[0-9]*.ipynb)) $(wildcard nbs/tutorials/*.ipynb) nbs/index.ipynb
 WORKERS    ?= auto
 PYTEST     := -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadfile
+SOAK_TESTS := $(patsubst %,tests/test_%.py,kills faults fuzz properties mutations)
 TORCH_TESTS := tests/test_models.py tests/test_train.py tests/test_gradcam.py tests/test_backends.py
 COMPILED   := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv-jax/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -16,7 +17,7 @@ TORCH      := $(call stamp,.venv-torch,requirements-torch.lock)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jax test-torch lab notebooks readme docs lint lock hooks
+.PHONY: help setup demo test soak test-jax test-torch lab notebooks readme docs lint lock hooks
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +29,9 @@ demo: setup ## train on the sample, evaluate, explain; DATA=folder takes real ph
 
 test: setup ## run every notebook and every test, on up to four processes; WORKERS=0 takes one
 	@$(BIN)/python $(PYTEST)
+
+soak: setup ## the long form of kills, faults, bad files and broken lines; counts what was tried, survived and lost
+	@SOAK=1 $(BIN)/python -m pytest $(or $(TESTS),$(SOAK_TESTS))
 
 # JAX compiles every operation for every shape that it meets; what it made is kept for the next time.
 test-jax: $(JAX) ## the same on JAX, in .venv-jax, where TensorFlow is not installed; TESTS="files" takes some

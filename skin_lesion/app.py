@@ -56,6 +56,11 @@ def command(function):  # the function, registered as a command
                 print(json.dumps({"error": str(error)}))
             print(f"skin-lesion {function.__name__}: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            kept = "Its finished epochs are kept: the same command with --resume goes on from there."
+            said = kept if "resume" in kwargs else "Nothing is left half written. Run it again."
+            print(f"\nskin-lesion {function.__name__}: stopped. {said}", file=sys.stderr)
+            raise typer.Exit(130) from error
         raise typer.Exit(code or 0)
 
     return app.command()(run)
@@ -79,7 +84,7 @@ def about():
 
     Start with `skin-lesion demo`. It is research software: no diagnosis, no medical device.
 
-    Exit codes: **0** done, **1** some inputs failed, **2** wrong usage or unusable input.
+    Exit codes: **0** done, **1** some inputs failed, **2** wrong usage or unusable input, **130** stopped by Ctrl-C.
     """
 
 # %% ../nbs/08_app.ipynb #348313d3
@@ -319,7 +324,7 @@ def predict(
         from skin_lesion.data import atomic_write
 
         with atomic_write(out) as draft:
-            table.to_csv(draft, index=False)
+            table.to_csv(draft, index=False, errors="backslashreplace")
     shares = {name: dict(zip(info.classes, getattr(info, name), strict=True)) for name in ("prevalence", "prior")}
     good, failed = table[table["error"].isna()].drop(columns="error"), table["error"].dropna()
     lines = [good.to_string(index=False, float_format="{:.3f}".format)] if len(good) else []
@@ -351,5 +356,7 @@ def demo(
 
 # %% ../nbs/08_app.ipynb #303d8cda
 def main():
-    "The entry point of `skin-lesion`."
+    "The entry point of `skin-lesion`; a file name that the terminal cannot show is written in escapes."
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     app(prog_name="skin-lesion")

@@ -99,8 +99,10 @@ def _resume(url, target, _, part, size):
 def _fetch(server, file, folder):
     "One published file in `folder`, whole and with the right hash."
     pooch.get_logger().setLevel("WARNING")
-    part = folder / f"{file.name}.part"
-    pooch.retrieve(server + file.address, f"md5:{file.md5}", file.name, folder, downloader=partial(_resume, part=part, size=file.size))
+    aside, fill = folder / ".unchecked", partial(_resume, part=folder / f"{file.name}.part", size=file.size)
+    place = folder if (folder / file.name).exists() else aside
+    os.replace(pooch.retrieve(server + file.address, f"md5:{file.md5}", file.name, place, downloader=fill), folder / file.name)
+    shutil.rmtree(aside, ignore_errors=True)
     return folder / file.name
 
 # %% ../nbs/00a_download.ipynb #45cbd1c7

@@ -19,7 +19,7 @@ from scipy.special import softmax
 from sklearn.decomposition import PCA
 
 import skin_lesion
-from .data import PHOTO_SUFFIXES, atomic_write, fit_photo, pixels, progress
+from .data import PHOTO_SUFFIXES, atomic_write, fit_photo, photo_files, pixels, progress
 from .evaluate import decide
 from .models import load, log_probabilities, turned
 
@@ -136,8 +136,7 @@ def find_photos(
     "Every photo that is meant by a list of files and folders."
     found = []
     for given in map(Path, inputs):
-        below = sorted(p for p in given.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES) if given.is_dir() else [given]
-        found += [str(path) for path in below]
+        found += map(str, photo_files(given) if given.is_dir() else [given])
     if not found:
         named = ", ".join(map(str, inputs)) or "nothing"
         raise ValueError(f"No photo ({', '.join(PHOTO_SUFFIXES)}) in {named}. Name photos or folders that hold some.")

@@ -8,6 +8,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import soak
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `make` does: processes that are compared compute alike
 
@@ -74,3 +75,10 @@ def unchanged_tree():
     before = git("status", "--porcelain"), git("diff", "--stat")
     yield
     assert (git("status", "--porcelain"), git("diff", "--stat")) == before
+
+
+def pytest_terminal_summary(terminalreporter):
+    "After `make soak`, what was tried and what became of it."
+    if soak.LONG and soak.COUNTS:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(soak.summary())
