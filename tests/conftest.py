@@ -18,7 +18,8 @@ SETTINGS = SETTINGS["DEFAULT"]
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not any(part.startswith(".") for part in path.relative_to(NBS).parts))
 BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
-MADE = {".git", *BACKENDS.values(), ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__", "_proc", "_docs", "build", "dist", "runs"}
+MADE = {".git", *BACKENDS.values(), ".venv-audit", ".coverage", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__"}
+MADE |= {"_proc", "_docs", "build", "dist", "runs"}
 
 
 def git(*arguments):
