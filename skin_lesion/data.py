@@ -509,8 +509,9 @@ STATISTICS = ("lightness", "redness", "yellowness", "lightness_spread", "redness
 def _look(photo, order):
     "The `STATISTICS` of one photo."
     lab = cv2.cvtColor(np.float32(photo) / 255, getattr(cv2, f"COLOR_{order}2Lab"))
-    detail = np.abs(cv2.Laplacian(lab[..., 0], cv2.CV_32F)).mean()
-    return [*lab.mean(axis=(0, 1)), *lab.std(axis=(0, 1)), detail]
+    layers = lab[..., 0], cv2.GaussianBlur(lab[..., 0], (0, 0), 1)
+    fine, coarse = (np.abs(cv2.Laplacian(layer, cv2.CV_32F)).mean() + 1e-3 for layer in layers)
+    return [*lab.mean(axis=(0, 1)), *lab.std(axis=(0, 1)), fine / coarse]
 
 
 def colour_statistics(

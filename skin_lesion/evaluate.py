@@ -479,31 +479,32 @@ def slices(
 
 # %% ../nbs/05_evaluate.ipynb #edd864f3
 def _outside(statistics, known):
-    "Statistic in which most photos lie outside the usual, the number that do, and how many may; `known` holds the quantiles."
+    "For each statistic the number of photos that lie outside the usual; `known` holds the quantiles."
     low, _, high = (pd.Series({name: known[name][i] for name in STATISTICS}) for i in range(3))
-    out = ((statistics < low) | (statistics > high)).sum()
-    return out.idxmax(), int(out.max()), 1 + 0.2 * len(statistics)
+    return ((statistics < low) | (statistics > high)).sum()
 
-def _likely_reason(photos, rows, name, known):
+def _likely_reason(photos, rows, known, out, allowed):
     "What has most likely happened to photos that are not like the training's."
-    if max(np.max(photos[row]) for row in rows[:50]) <= 1: return " They look scaled to 0..1; give 0..255."
-    _, out, allowed = _outside(colour_statistics(photos, rows, order="BGR"), known)
-    if out <= allowed: return " With red and blue exchanged they would be like the training's: they look read as BGR; give RGB."
-    return " Were they resized in another way, or blurred?" if name == "detail" else " Compare camera, lamp and file format."
+    if max(np.max(photos[row]) for row in rows[:50]) <= 1: return "They look scaled to 0..1; give 0..255."
+    if _outside(colour_statistics(photos, rows, order="BGR"), known)[out.idxmax()] <= allowed:
+        return "With red and blue exchanged they would be: they look read as BGR; give RGB."
+    if out["detail"] > allowed >= out[["lightness", "redness", "yellowness"]].max(): return "Were they resized in another way, or blurred?"
+    return "Compare camera, lamp and file format."
 
 def colour_shift(
     photos,  # uint8 array or memory map, shape (n, size, size, 3)
     rows,    # positions of the photos that are judged
     known,   # dict from `data.colour_quantiles` of the training photos
-):           # a sentence, or "" where the photos are like those of the training
+):           # a sentence or two, or "" where the photos are like those of the training
     "How the colours and the detail of photos differ from those of the training, and why they may."
     check_pixels(photos[rows[0]])
     statistics = colour_statistics(photos, rows)
-    name, out, allowed = _outside(statistics, known)
-    if out <= allowed: return ""
+    out, allowed = _outside(statistics, known), 1 + 0.2 * len(statistics)
+    if out.max() <= allowed: return ""
+    name = out.idxmax()
     low, _, high = known[name]
-    return (f"The photos are not like those of the training: {out} of {len(statistics)} are unusual in {name}, "
-            f"{statistics[name].median():.3g} at the median; usual is {low:.3g} to {high:.3g}.{_likely_reason(photos, rows, name, known)}")
+    return (f"The photos are not like those of the training: {out[name]} of {len(statistics)} are unusual in {name}, "
+            f"{statistics[name].median():.3g} at the median; usual is {low:.3g} to {high:.3g}. {_likely_reason(photos, rows, known, out, allowed)}")
 
 # %% ../nbs/05_evaluate.ipynb #9305c2e7
 def overlap(

@@ -212,6 +212,7 @@ def _read_stream(file, _):
 def _read_zip(file, path):
     "State and storages of the newer format."
     with zipfile.ZipFile(path) as archive:
+        check_growth(archive, archive.infolist())
         root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
         state = _TensorUnpickler(archive.open(f"{root}data.pkl")).load()
         return state, {key: archive.read(f"{root}data/{key}") for (_, key), *_ in state.values()}

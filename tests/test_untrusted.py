@@ -155,6 +155,13 @@ def test_an_array_file_that_would_fill_the_memory_is_refused(good, tmp_path):
         load(tmp_path / "bomb.npz")
 
 
+def test_a_tensor_file_that_would_fill_the_memory_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    with pytest.raises(ValueError, match=r"bomb\.pth.*100-fold"):
+        models.read_torch(tmp_path / "bomb.pth")
+
+
 @pytest.mark.parametrize("kind", ["link", "external", "bomb"])
 def test_weights_that_lie_in_another_file_or_nowhere_are_refused(good, tmp_path, kind):
     path = tmp_path / "model.h5"
