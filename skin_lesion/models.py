@@ -594,7 +594,7 @@ def read_info(
     return None if text is None else _info_from_json(text, path)
 
 # %% ../nbs/02_models.ipynb #e988c977
-_CODE = ("Lambda", "TorchModuleWrapper")
+_CODE = ("Lambda", "__lambda__", "TorchModuleWrapper")
 
 def _config(path):
     "The configuration of the model in a file, without what it was compiled with."

@@ -27,10 +27,9 @@ def run(table, tmp_path_factory):
 
 
 def test_the_same_seed_gives_the_same_bits(table, run, tmp_path):
-    again, other = train(table, tmp_path / "again", SHORT), train(table, tmp_path / "other", Config(**{**vars(SHORT), "seed": 1}))
-    weights = [load(folder / "model.keras")[0].get_weights() for folder in (run, again, other)]
-    assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+    again = train(table, tmp_path / "again", SHORT)
+    weights = [load(folder / "model.keras")[0].get_weights() for folder in (run, again)]
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
     histories = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (run, again)]
     pd.testing.assert_frame_equal(*histories, check_exact=True)
     assert (run / "predictions.csv").read_bytes() == (again / "predictions.csv").read_bytes()

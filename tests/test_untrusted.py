@@ -71,11 +71,20 @@ def test_a_layer_that_is_code_is_named_and_refused(tmp_path, suffix):
         load(tmp_path / f"model{suffix}", classes=CLASSES)
 
 
-def test_safe_mode_holds_where_the_process_has_switched_it_off(tmp_path, monkeypatch):
-    network(keras.layers.Lambda(lambda x: x / 255)).save(tmp_path / "model.keras")
-    monkeypatch.setattr(models, "_check_code", lambda path: None)
-    with SafeModeScope(False), pytest.raises(ValueError, match="cannot be read as a Keras model"):
-        load(tmp_path / "model.keras", classes=CLASSES)
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_code_is_refused_where_the_program_has_switched_safe_mode_off(tmp_path, suffix):
+    "As `keras.config.enable_unsafe_deserialization` does, which has no counterpart."
+    network(keras.layers.Lambda(lambda x: x / 255)).save(tmp_path / f"model{suffix}")
+    with SafeModeScope(False), pytest.raises(ValueError, match="not Keras' own: Lambda"):
+        load(tmp_path / f"model{suffix}", classes=CLASSES)
+
+
+def test_a_function_that_is_code_is_refused_in_any_layer(good, tmp_path):
+    function = {"class_name": "__lambda__", "config": {"code": "4wAAAAA=", "defaults": None, "closure": None}}
+    thing = {"module": "keras.layers", "class_name": "Activation", "config": {"activation": function}}
+    path = asking_for(good[".keras"], tmp_path / "model.keras", **thing)
+    with SafeModeScope(False), pytest.raises(ValueError, match="not Keras' own: __lambda__"):
+        load(path)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
