@@ -486,7 +486,8 @@ def _outside(statistics, known):
 def _likely_reason(photos, rows, known, out, allowed):
     "What has most likely happened to photos that are not like the training's."
     if max(np.max(photos[row]) for row in rows[:50]) <= 1: return "They look scaled to 0..1; give 0..255."
-    if _outside(colour_statistics(photos, rows, order="BGR"), known)[out.idxmax()] <= allowed:
+    worst = out.idxmax()
+    if worst.startswith(("redness", "yellowness")) and _outside(colour_statistics(photos, rows, order="BGR"), known)[worst] <= allowed:
         return "With red and blue exchanged they would be: they look read as BGR; give RGB."
     if out["detail"] > allowed >= out[["lightness", "redness", "yellowness"]].max(): return "Were they resized in another way, or blurred?"
     return "Compare camera, lamp and file format."
