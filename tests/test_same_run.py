@@ -1,7 +1,11 @@
 "The same seed gives the same run, and a run goes on only as it was started."
 import json
+import os
 import shutil
+import sys
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from skin_lesion.data import load_table, split_lesions
 from skin_lesion.models import load
 from skin_lesion.sample import data_folder
-from skin_lesion.train import Config, start_run, train
+from skin_lesion.train import Config, add_in_one_order, start_run, train
 
 SHORT = Config(size=32, epochs=2, batch_size=8, augmentation=1.5, mixup=0.2, deterministic=True)
 
@@ -33,6 +37,19 @@ def test_the_same_seed_gives_the_same_bits(table, run, tmp_path):
     histories = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (run, again)]
     pd.testing.assert_frame_equal(*histories, check_exact=True)
     assert (run / "predictions.csv").read_bytes() == (again / "predictions.csv").read_bytes()
+
+
+def test_every_backend_is_asked_in_its_own_way(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    add_in_one_order(), add_in_one_order()
+    assert os.environ["XLA_FLAGS"].split() == ["--xla_cpu_enable_fast_math=false", "--xla_gpu_deterministic_ops=true"]
+    asked = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(use_deterministic_algorithms=asked.append))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    add_in_one_order()
+    assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 @pytest.fixture
