@@ -17,7 +17,7 @@ TORCH      := $(call stamp,.venv-torch,requirements-torch.lock)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak test-jax test-torch lab notebooks readme docs lint lock hooks
+.PHONY: help setup demo test soak test-jax test-torch coverage audit lab notebooks readme docs lint lock hooks
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,6 +40,18 @@ test-jax: $(JAX) ## the same on JAX, in .venv-jax, where TensorFlow is not insta
 # On Linux the package registry's torch brings CUDA; the smaller build for CPUs is taken where pip knows the way to it.
 test-torch: $(TORCH) ## models, training and Grad-CAM on PyTorch, in .venv-torch, without TensorFlow
 	@KERAS_BACKEND=torch .venv-torch/bin/python $(PYTEST) $(or $(TESTS),$(TORCH_TESTS))
+
+# A notebook runs the cells that the library is made of, not the library: here they are replaced by an import of it.
+coverage: setup ## count the lines of the library that tests and notebooks run, together: 95 % at least
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest -q --ignore=tests/test_notebooks.py --ignore=tests/test_jupyterlab.py
+	@env -u SKIN_LESION_DATA $(BIN)/python -m coverage run tools/read_as_user.py
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+audit: ## ask for known vulnerabilities of the packages in the lock; fails too where one could not be asked about
+	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import import_module
@@ -179,7 +180,7 @@ def _settings(pairs, config):
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            chosen[name] = types[name](value)
+            chosen[name] = bool(("false", "true").index(value)) if types[name] is bool else types[name](value)
         except (KeyError, ValueError) as error:
             raise ValueError(f"--set {pair} does not work; expected name=value with a name out of {', '.join(types)}.") from error
     return chosen
@@ -244,7 +245,11 @@ def evaluate(
     out: Path = typer.Option(None, help="Folder for predictions.csv, metrics.json and figures."),
     as_json: bool = JSON,
 ):
-    "Score a model on data whose diagnoses are known, with 95 % bootstrap intervals over lesions."
+    """
+    Score a model on data whose diagnoses are known, with 95 % bootstrap intervals over lesions.
+
+    Warns of photos that the model was trained on, of another class mix, and of photos that do not look like those of the training.
+    """
     predicting, training, evaluation = _modules("predict", "train", "evaluate")
     from skin_lesion.data import load_split
 
@@ -254,6 +259,9 @@ def evaluate(
     if not len(rows):
         raise ValueError(f"No photo is in part '{part}'; there is {', '.join(table['part'].unique())}. Without --split all photos are 'test'.")
     predictions = training.predict_table(network, info, table, rows)
+    known = predicting.open_split(model)
+    if part != "train" and known is not None and (said := evaluation.overlap(predictions, known)):
+        warnings.warn(said, stacklevel=1)
     if out:
         training.write_predictions(out, predictions, info)
         metrics = evaluation.report(out, part)

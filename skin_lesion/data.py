@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['CLASSES', 'CLASS_NAMES', 'MALIGNANT', 'COLUMNS', 'PARTS', 'CANNOT_WRITE', 'CHALLENGE_COLUMNS', 'ARCHIVE_DX',
            'ARCHIVE_DX_TYPE', 'LAYOUTS', 'PHOTO_SUFFIXES', 'TABLE_SUFFIXES', 'MAX_GROWTH', 'MAX_PIXELS', 'MAX_BYTES',
-           'MAX_READS', 'MAX_PASSES', 'FORMATS', 'FIT', 'CODE_SIDE', 'SAME_PICTURE', 'cache_folder', 'atomic_write',
-           'progress', 'unzip_photos', 'photo_files', 'read_table', 'load_table', 'read_photo', 'fit_photo',
-           'photo_grid', 'labels', 'pixels', 'picture_code', 'near_duplicates', 'verify', 'split_lesions',
-           'check_split', 'split_hash', 'save_split', 'load_split', 'fold_lesions']
+           'MAX_READS', 'MAX_PASSES', 'FORMATS', 'FIT', 'STATISTICS', 'CODE_SIDE', 'SAME_PICTURE', 'cache_folder',
+           'atomic_write', 'progress', 'check_growth', 'unzip_photos', 'photo_files', 'read_table', 'load_table',
+           'read_photo', 'check_pixels', 'fit_photo', 'photo_grid', 'labels', 'pixels', 'colour_statistics',
+           'colour_quantiles', 'picture_code', 'near_duplicates', 'verify', 'split_lesions', 'check_split',
+           'split_hash', 'save_split', 'load_split', 'fold_lesions']
 
 # %% ../nbs/00_data.ipynb #cf8db8fd
 import csv
@@ -195,6 +196,18 @@ def _no_table(folder, layouts):
 MAX_GROWTH = 100
 
 
+def check_growth(
+    archive,  # an open `zipfile.ZipFile`
+    members,  # those of its `infolist()` that are to be read
+):  # bytes that they take when they are unpacked
+    "Refuse a zip file that would grow out of proportion."
+    size, zipped = sum(member.file_size for member in members), os.path.getsize(archive.filename)
+    if size > MAX_GROWTH * zipped:
+        grown = f"{zipped:,} bytes would grow to {size:,}, over {MAX_GROWTH}-fold"
+        raise ValueError(f"'{archive.filename}' is refused: {grown}. Fetch it from a source you trust.")
+    return size
+
+
 def _photo_members(archive, folder):
     "The photos in an open zip file, if all of it may be unpacked into `folder`."
     for member in archive.infolist():
@@ -203,9 +216,7 @@ def _photo_members(archive, folder):
             what = "is a link" if inside else "lies outside the folder"
             raise ValueError(f"'{archive.filename}' is refused: its member '{member.filename}' {what}. Fetch it again from a source you trust.")
     members = [member for member in archive.infolist() if member.filename.lower().endswith(PHOTO_SUFFIXES)]
-    size, zipped = sum(member.file_size for member in members), os.path.getsize(archive.filename)
-    if size > MAX_GROWTH * zipped:
-        raise ValueError(f"'{archive.filename}' is refused: {zipped:,} bytes would grow to {size:,}, over {MAX_GROWTH}-fold. Unpack it by hand.")
+    size = check_growth(archive, members)
     if size > (free := shutil.disk_usage(folder.parent).free):
         raise OSError(f"'{archive.filename}' needs {size:,} bytes unpacked, '{folder.parent}' has {free:,} left. Make room.")
     return members
@@ -454,14 +465,23 @@ def read_photo(
 FIT = "centre-square-area"
 
 
+def check_pixels(
+    pixels,  # array of a photo, or of several
+    ndim=3,  # its dimensions; 4 for several photos
+):  # None
+    "Refuse what is not RGB uint8, 0..255."
+    if pixels.dtype != np.uint8 or pixels.ndim != ndim or pixels.shape[-1] != 3:
+        scaled = " It looks scaled to 0..1, which is the model's own business." if pixels.size and 0 <= pixels.min() <= pixels.max() <= 1 else ""
+        raise ValueError(f"A photo is an RGB uint8 array (height, width, 3) of 0..255, not {pixels.dtype} {pixels.shape}.{scaled} Convert it first.")
+
+
 def fit_photo(
     photo,  # path of a photo, or RGB uint8 array of shape (height, width, 3)
     size,  # side of the square in pixels
 ):  # RGB uint8 array, shape (size, size, 3)
     "Cut a photo to its centre square and resize it: the only resize policy of this library."
     pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo, side=size)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"A photo is an RGB uint8 array (height, width, 3) of 0..255, not {pixels.dtype} {pixels.shape}. Convert it first.")
+    check_pixels(pixels)
     height, width, _ = pixels.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -561,6 +581,36 @@ def pixels(
             with atomic_write(file.with_suffix(".json")) as notes:
                 notes.write_text(json.dumps(content))
     return np.load(file, mmap_mode="r")
+
+# %% ../nbs/00_data.ipynb #e51d815d
+STATISTICS = ("lightness", "redness", "yellowness", "lightness_spread", "redness_spread", "yellowness_spread", "detail")
+
+
+def _look(photo, order):
+    "The `STATISTICS` of one photo."
+    lab = cv2.cvtColor(np.float32(photo) / 255, getattr(cv2, f"COLOR_{order}2Lab"))
+    layers = lab[..., 0], cv2.GaussianBlur(lab[..., 0], (0, 0), 1)
+    fine, coarse = (np.abs(cv2.Laplacian(layer, cv2.CV_32F)).mean() + 1e-3 for layer in layers)
+    return [*lab.mean(axis=(0, 1)), *lab.std(axis=(0, 1)), fine / coarse]
+
+
+def colour_statistics(
+    photos,  # uint8 array or memory map, shape (n, size, size, 3)
+    rows=None,  # positions of the photos to look at; None is all of them
+    order="RGB",  # order of the channels, RGB or BGR
+):  # DataFrame, a row per photo, a column for each of `STATISTICS`
+    "Mean and spread of each photo's colours, and how fine its detail is; of more than 1000 photos every so many."
+    rows = np.arange(len(photos)) if rows is None else np.asarray(rows)
+    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return pd.DataFrame(pool.map(lambda row: _look(photos[row], order), chosen), columns=list(STATISTICS))
+
+
+def colour_quantiles(
+    statistics,  # DataFrame of `colour_statistics`
+):  # dict: statistic -> its 1 %, 50 % and 99 % quantile, ready for JSON
+    "What is usual in a collection of photos."
+    return {name: values.quantile([0.01, 0.5, 0.99]).round(4).tolist() for name, values in statistics.items()}
 
 # %% ../nbs/00_data.ipynb #f2df2562
 CODE_SIDE = 64

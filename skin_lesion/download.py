@@ -12,6 +12,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
@@ -61,12 +62,20 @@ Unpack its archive into the folder instead."""
 TIMEOUT = 30  # seconds without a byte after which a connection counts as broken
 
 
+def _is_private(url):
+    "Whether nobody on the way can read or change what comes from an address: https, or this computer."
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+
+
 def _go_on(url, part, size):
     "Ask for what `part` still lacks of `size` bytes and append it."
     with open(part, "ab") as file, progress(total=size, desc=part.stem, unit="B", unit_scale=True) as bar:
         have = file.tell()
 
         def check(response, *args, **kwargs):
+            if response.is_redirect and not _is_private(where := urljoin(response.url, response.headers["Location"])):
+                raise ValueError(f"{url} leads to {where}, which is not https. Use another server.")
             if response.is_redirect or not response.ok:
                 return
             start, length = have if response.status_code == 206 else 0, response.headers.get("Content-Length")
@@ -136,8 +145,8 @@ def download(
     "Get HAM10000, all of it and as published."
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    if source != "kaggle" and not str(source).startswith(("http://", "https://")):
-        raise ValueError(f"Unknown source '{source}'; expected 'kaggle' or the address of a Dataverse server, such as {DATAVERSE}.")
+    if source != "kaggle" and not _is_private(source):
+        raise ValueError(f"Unknown source '{source}'; expected 'kaggle' or the https address of a Dataverse server, such as {DATAVERSE}.")
     try:
         if source == "kaggle":
             _from_kaggle(folder)

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['PREDICTION_COLUMNS', 'SCORED', 'N_BINS', 'check_predictions', 'confusion_scores', 'malignant_scores', 'decide',
            'ranking_auc', 'confidence_bins', 'calibration_error', 'fit_calibration', 'reliability_figure',
-           'lesion_weights', 'bootstrap', 'average_lesions', 'intervals', 'evaluate', 'confusion_figure',
-           'recall_figure', 'roc_figure', 'paired_difference', 'operating_points', 'slices', 'report']
+           'lesion_weights', 'bootstrap', 'average_lesions', 'mix_shift', 'intervals', 'evaluate', 'confusion_figure',
+           'recall_figure', 'roc_figure', 'paired_difference', 'operating_points', 'slices', 'colour_shift', 'overlap',
+           'report']
 
 # %% ../nbs/05_evaluate.ipynb #b6ef7065
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from scipy.stats import chisquare
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from .data import CLASS_NAMES, CLASSES, MALIGNANT, PARTS, atomic_write
+from .data import CLASS_NAMES, CLASSES, MALIGNANT, PARTS, STATISTICS, atomic_write, check_pixels, colour_statistics
 
 # %% ../nbs/05_evaluate.ipynb #a5029978
 def _columns(classes):
@@ -274,6 +277,23 @@ def average_lesions(
     lesions["decision"] = np.array(classes)[decide(probabilities, prevalence, prior)]
     return lesions.assign(image_id=lesions["lesion_id"])[_columns(classes)]
 
+# %% ../nbs/05_evaluate.ipynb #bb4cf81c
+def mix_shift(
+    predictions,      # table with `dx`
+    prevalence,       # class shares of the training photos, shape (n_classes,)
+    classes=CLASSES,  # class names in that order
+):                    # a sentence, or "" where the mix is that of the training
+    "How the class mix of photos differs from that of the training."
+    n, known = len(predictions), _shares(prevalence, len(classes), "prevalence")
+    counts = predictions["dx"].value_counts().reindex(list(classes), fill_value=0).to_numpy()
+    known = np.maximum(known / known.sum(), 1e-6)
+    gaps = counts / n - known
+    if abs(gaps).sum() / 2 <= 0.15 or chisquare(counts, n * known / known.sum()).pvalue > 1e-3:
+        return ""
+    worst = int(abs(gaps).argmax())
+    return (f"The class mix is not that of the training: {counts[worst] / n:.0%} of {n} photos are {classes[worst]}, there {known[worst]:.0%}. "
+            "Accuracy, precision and calibration do not carry over; look at recall and AUC.")
+
 # %% ../nbs/05_evaluate.ipynb #cf32c082
 def intervals(
     draws,  # table of scores from `bootstrap`
@@ -307,7 +327,9 @@ def evaluate(
     seed=0,           # of the resamples
     classes=CLASSES,  # class names in the order of the probability columns
 ):                    # dict of scores, ready for JSON; `lesions` holds the same for whole lesions
-    "Score a table of predictions, photo by photo and lesion by lesion, with 95 % intervals over lesions."
+    "Score a table of predictions, photo by photo and lesion by lesion, with 95 % intervals over lesions; warns of another class mix."
+    if prevalence is not None and (said := mix_shift(predictions, prevalence, classes)):
+        warnings.warn(said, stacklevel=2)
     lesions = average_lesions(predictions, prevalence, prior, classes)
     return _summary(predictions, n_boot, seed, classes) | {"lesions": _summary(lesions, n_boot, seed, classes)}
 
@@ -454,6 +476,48 @@ def slices(
         rows[value] = {"n": len(group), "n_lesions": group["lesion_id"].nunique(), "classes": group["dx"].nunique(), **score}
     whole = dict.fromkeys(["n", "n_lesions", "classes"], int)
     return pd.DataFrame(rows).T.rename(columns={"value": "balanced_accuracy"}).rename_axis(column).astype(whole)
+
+# %% ../nbs/05_evaluate.ipynb #edd864f3
+def _outside(statistics, known):
+    "For each statistic the number of photos that lie outside the usual; `known` holds the quantiles."
+    low, _, high = (pd.Series({name: known[name][i] for name in STATISTICS}) for i in range(3))
+    return ((statistics < low) | (statistics > high)).sum()
+
+def _likely_reason(photos, rows, known, out, allowed):
+    "What has most likely happened to photos that are not like the training's."
+    if max(np.max(photos[row]) for row in rows[:50]) <= 1: return "They look scaled to 0..1; give 0..255."
+    worst = out.idxmax()
+    if worst.startswith(("redness", "yellowness")) and _outside(colour_statistics(photos, rows, order="BGR"), known)[worst] <= allowed:
+        return "With red and blue exchanged they would be: they look read as BGR; give RGB."
+    if out["detail"] > allowed >= out[["lightness", "redness", "yellowness"]].max(): return "Were they resized in another way, or blurred?"
+    return "Compare camera, lamp and file format."
+
+def colour_shift(
+    photos,  # uint8 array or memory map, shape (n, size, size, 3)
+    rows,    # positions of the photos that are judged
+    known,   # dict from `data.colour_quantiles` of the training photos
+):           # a sentence or two, or "" where the photos are like those of the training
+    "How the colours and the detail of photos differ from those of the training, and why they may."
+    check_pixels(photos[rows[0]])
+    statistics = colour_statistics(photos, rows)
+    out, allowed = _outside(statistics, known), 1 + 0.2 * len(statistics)
+    if out.max() <= allowed: return ""
+    name = out.idxmax()
+    low, _, high = known[name]
+    return (f"The photos are not like those of the training: {out[name]} of {len(statistics)} are unusual in {name}, "
+            f"{statistics[name].median():.3g} at the median; usual is {low:.3g} to {high:.3g}. {_likely_reason(photos, rows, known, out, allowed)}")
+
+# %% ../nbs/05_evaluate.ipynb #9305c2e7
+def overlap(
+    table,  # photos that are scored, with `image_id` and `lesion_id`
+    split,  # split that the model was trained on: `image_id`, `lesion_id`, `part`
+):          # a sentence, or "" where nothing was seen before
+    "How many of the photos that are scored belong to lesions of the training."
+    trained = split[split["part"] == "train"]
+    seen = table["lesion_id"].isin(trained["lesion_id"]) | table["image_id"].isin(trained["image_id"])
+    if not seen.any(): return ""
+    return (f"{seen.sum()} of {len(table)} photos are of lesions that the model was trained on, the first is '{table['image_id'][seen].iloc[0]}': "
+            "their score says nothing about new lesions. Score the test part of the model's own split.")
 
 # %% ../nbs/05_evaluate.ipynb #e9fde271
 def _read_run(run):

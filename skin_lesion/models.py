@@ -31,7 +31,7 @@ import pandas as pd
 from keras import layers
 
 from . import __version__
-from .data import CLASSES, FIT, atomic_write, cache_folder
+from .data import CLASSES, FIT, atomic_write, cache_folder, check_growth, check_pixels
 
 # %% ../nbs/02_models.ipynb #332d602c
 def conv_norm(
@@ -212,6 +212,7 @@ def _read_stream(file, _):
 def _read_zip(file, path):
     "State and storages of the newer format."
     with zipfile.ZipFile(path) as archive:
+        check_growth(archive, archive.infolist())
         root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
         state = _TensorUnpickler(archive.open(f"{root}data.pkl")).load()
         return state, {key: archive.read(f"{root}data/{key}") for (_, key), *_ in state.values()}
@@ -427,8 +428,8 @@ def costs(
 # %% ../nbs/02_models.ipynb #3b636090
 def versions():  # {name: version}
     "The versions a model is made with."
-    packages = {"skin_lesion": __version__, "keras": keras.__version__, "numpy": np.__version__}
-    return packages | {"backend": keras.backend.backend(), "python": platform.python_version()}
+    packages, backend = {"skin_lesion": __version__, "keras": keras.__version__, "numpy": np.__version__}, keras.backend.backend()
+    return packages | {"backend": f"{backend} {sys.modules[backend].__version__}", "python": platform.python_version()}
 
 # %% ../nbs/02_models.ipynb #ccbae8dd
 @dataclass(frozen=True)
@@ -444,6 +445,7 @@ class Info:
     views: int = 1  # flips and quarter turns that an answer averages, 1 to 8
     protocol: str = ""  # how it was trained and measured
     split_hash: str = ""  # `data.split_hash` of the split it was trained on
+    colours: dict = None  # `data.colour_quantiles` of the photos it was trained on; None is unknown
     versions: dict = field(default_factory=versions)
 
     def __post_init__(self):
@@ -473,6 +475,7 @@ def log_probabilities(
     views=1,  # how many of the eight views to average
 ):  # log-probabilities, shape (n, n_classes); rows need not sum to one before a softmax
     "The mean log-probability over several views of each photo."
+    check_pixels(photos, ndim=4)
     answers = [model.predict_on_batch(turned(photos, view)) for view in range(views)]
     return np.mean([np.log(np.maximum(np.asarray(answer, float), 1e-30)) for answer in answers], axis=0)
 
@@ -561,6 +564,12 @@ def _stored_text(path):
         with np.load(path) as file: return str(file["info"])
     with zipfile.ZipFile(path) as file: return file.read(_MEMBER) if _MEMBER in file.namelist() else None
 
+
+def _check_zip(path):
+    "Refuse a zip file that would fill the memory."
+    if path.suffix != ".h5":
+        with zipfile.ZipFile(path) as archive: check_growth(archive, archive.infolist())
+
 def _info_from_json(text, path):
     "An `Info` from its text; what a later version may have added is left out."
     try:
@@ -578,12 +587,50 @@ def read_info(
     if not path.is_file(): raise FileNotFoundError(f"No model file {path}; expected a .keras or .h5 file, such as model.keras in a run folder.")
     if path.suffix not in SUFFIXES: raise ValueError(f"{path} is not a model file; expected a name that ends in {', '.join(SUFFIXES)}.")
     try:
+        _check_zip(path)
         text = _stored_text(path)
     except Exception as error:
         raise ValueError(f"{path} is not a model file, or a damaged one ({error}). Fetch or save it again.") from error
     return None if text is None else _info_from_json(text, path)
 
+# %% ../nbs/02_models.ipynb #e988c977
+_CODE = ("Lambda", "__lambda__", "TorchModuleWrapper")
+
+def _config(path):
+    "The configuration of the model in a file, without what it was compiled with."
+    if path.suffix == ".h5":
+        with h5py.File(path) as file: return json.loads(file.attrs.get("model_config", "{}"))
+    with zipfile.ZipFile(path) as file: return {**json.loads(file.read("config.json")), "compile_config": None}
+
+def _objects(config):
+    "Everything that a configuration asks for by name."
+    if isinstance(config, dict) and isinstance(config.get("class_name"), str): yield config
+    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _objects(part)
+
+def _is_foreign(thing):
+    "Whether it is code from the file, or neither Keras' own nor registered in this process."
+    name, module = thing.get("registered_name") or thing["class_name"], str(thing.get("module") or "keras")
+    foreign = ">" in name or module.split(".")[0] not in ("keras", "builtins")
+    return thing["class_name"] in _CODE or foreign and keras.saving.get_registered_object(name) is None
+
+def _check_code(path):
+    "Refuse a model file that brings or asks for code."
+    found = sorted({thing["class_name"] for thing in _objects(_config(path)) if _is_foreign(thing)})
+    if found: raise ValueError(f"it asks for code that is not Keras' own: {', '.join(found)}; build that model from layers of Keras")
+
 # %% ../nbs/02_models.ipynb #0f0d4ac9
+def _read_keras(path):
+    "The model in one of Keras' own files."
+    _check_code(path)
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+def _check_photos(model, info, path):
+    "Refuse a file whose photos this version would bring to size in another way."
+    if info.fit != FIT: raise ValueError(f"{path} learned from photos resized by {info.fit!r}, and this version resizes by {FIT!r}. Train it again.")
+    if model.input_shape != (None, info.size, info.size, 3):
+        raise ValueError(f"{path} takes {model.input_shape}, but says that its photos have a side of {info.size}. Fetch or save it again.")
+
 def _reorder(model, classes, path):
     "Put the outputs of a foreign model with our seven classes into our order."
     last = [layer for layer in model.layers if layer.weights][-1]
@@ -609,9 +656,10 @@ def load(
     info = read_info(path)
     classes = _agreed_classes(path, info and info.classes, classes)
     try:
-        model = _read_half(path, info) if Path(path).suffix == ".npz" else keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = _read_half(path, info) if Path(path).suffix == ".npz" else _read_keras(Path(path))
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a Keras model ({error}). Fetch or save it again.") from error
     if model.output_shape != (None, len(classes)):
         raise ValueError(f"{path} answers with {model.output_shape}; expected one probability for each of {', '.join(classes)}.")
+    if info: _check_photos(model, info, path)
     return model, info or _foreign_info(model, classes, path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['model_file', 'open_model', 'load_best_model', 'Familiarity', 'learn_familiarity', 'with_features', 'photo_features',
-           'familiarity_of_run', 'open_familiarity', 'find_photos', 'predict', 'answers_table']
+           'familiarity_of_run', 'open_familiarity', 'open_split', 'find_photos', 'predict', 'answers_table']
 
 # %% ../nbs/07_predict.ipynb #5818177b
 import os
@@ -128,6 +128,14 @@ def open_familiarity(
         return None
     with np.load(path) as saved:
         return Familiarity(**{name: saved[name] for name in saved.files})
+
+
+def open_split(
+    model="best",  # as for `model_file`
+):  # DataFrame with image_id, lesion_id and part of the photos that it was made with; None if there is none beside the model's file
+    "Which lesions a model was trained on, where its folder says so."
+    path = model_file(model).with_name("split.csv")
+    return pd.read_csv(path, dtype=str) if model_file(model).stem == "model" and path.exists() else None
 
 # %% ../nbs/07_predict.ipynb #e052f36b
 def find_photos(

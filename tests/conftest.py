@@ -22,7 +22,8 @@ BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync"]
-MADE = {".git", *BACKENDS.values(), ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__", "_proc", "_docs", "build", "dist", "runs"}
+MADE = {".git", *BACKENDS.values(), ".venv-audit", ".coverage", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__"}
+MADE |= {"_proc", "_docs", "build", "dist", "runs"}
 
 
 def git(*arguments):

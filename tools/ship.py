@@ -3,20 +3,21 @@
     SKIN_LESION_DATA=ham10000 python tools/ship.py runs/NAME
     SKIN_LESION_DATA=ham10000 python tools/results.py
 
-writes `skin_lesion/best/` (float16 weights, and what the model has seen) and `results/best/`. Refused when the smaller weights change a test
-score by more than 0.002. Where the official validation photos of ISIC 2018 Task 3 lie beside the data (`isic2018_task3_validation`), their
-predictions are kept as well.
+writes `skin_lesion/best/` (float16 weights, the split, and what the model has seen) and `results/best/`. Refused when the smaller weights
+change a test score by more than 0.002. Where the official validation photos of ISIC 2018 Task 3 lie beside the data
+(`isic2018_task3_validation`), their predictions are kept as well.
 """
 import os
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from skin_lesion.data import atomic_write, load_split, load_table
+from skin_lesion.data import atomic_write, colour_quantiles, colour_statistics, load_split, load_table, pixels
 from skin_lesion.evaluate import evaluate
 from skin_lesion.models import save
 from skin_lesion.predict import load_best_model, open_model
@@ -45,9 +46,13 @@ def main(run):
     data = Path(os.environ["SKIN_LESION_DATA"])
     table = load_split(ROOT / "results" / "split.csv", load_table(data))
     trained, info = open_model(run)
+    if info.colours is None:  # a run made before training kept them
+        seen = colour_statistics(pixels(table, info.size), np.flatnonzero(table["part"] == "train"))
+        info = replace(info, colours=colour_quantiles(seen))
     SHIPPED.mkdir(exist_ok=True), KEPT.mkdir(exist_ok=True)
     save(trained, SHIPPED / "model.npz", info)
     shutil.copy(run / "familiarity.npz", SHIPPED / "familiarity.npz")
+    shutil.copy(ROOT / "results" / "split.csv", SHIPPED / "split.csv")
     network, info = load_best_model()
     predictions = predict_table(network, info, table, np.flatnonzero(table["part"] != "train"))
     change = moved(pd.read_csv(run / "predictions.csv", dtype={"image_id": str, "lesion_id": str}), predictions, info)
