@@ -140,7 +140,9 @@ def measure(model, info, table, wanted):
         row["times_ours"] = middle[name] / middle[OURS]
         if name in answering:
             row["same_class"] = (answers[name].argmax(axis=1) == answers[OURS].argmax(axis=1)).mean()
-        yield row | ({"limit": f"fastest <= {LIMIT} x ours", "holds": bool(fastest <= LIMIT * middle[OURS])} if name == OURS else {})
+        if name == OURS:
+            row |= {"limit": f"fastest <= {LIMIT} x ours", "holds": bool(fastest <= LIMIT * middle[OURS])}
+        yield row
 
 
 def main():

@@ -317,6 +317,8 @@ def export(
     exporting, predicting = _modules("export", "predict")
     network, info = predicting.open_model(model)
     photos = exporting.parity_photos(_load(data), info.size)
+    if sys.stderr.isatty():
+        print(f"Writing {out}, then running it on {len(photos)} photos ...", file=sys.stderr)
     with quiet():
         report = exporting.export(network, info, out, format, photos)
     _say(as_json, report, f"{out} is written. {exporting.told(report)}")
