@@ -99,11 +99,12 @@ COLUMNS = ["way", "photos", "photos_per_second", "least", "most", "times_ours", 
 
 def surroundings():
     "The machine and the versions behind the numbers."
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("keras", "tensorflow", "onnxruntime", "numpy")]
+    known = [f"{name} {importlib.metadata.version(name)}" for name in ("keras", "tensorflow", "onnxruntime", "numpy")]
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}", "versions": ", ".join([f"python {platform.python_version()}", *versions])}
+    versions = ", ".join([f"python {platform.python_version()}", *known])
+    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}", "versions": versions}
 
 
 def ways_to_answer(model, info, paths, batch_size, session):
