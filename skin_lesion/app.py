@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'NAMES', 'JSON', 'DATA', 'MODEL', 'quiet', 'command', 'about', 'doctor', 'download', 'verify', 'train',
-           'evaluate', 'gradcam', 'predict', 'demo', 'main']
+           'evaluate', 'gradcam', 'predict', 'export', 'demo', 'main']
 
 # %% ../nbs/08_app.ipynb #ba6ab28c
 import functools
@@ -340,6 +340,31 @@ def predict(
     lines += [f"{path} does not look like the photos that the model learned from: read no diagnosis from it." for path in strange["path"]]
     _say(as_json, {"photos": answers, **shares}, "\n".join([*lines, *failed]))
     return int(len(failed) > 0)
+
+# %% ../nbs/08_app.ipynb #28cd301d
+@command
+def export(
+    model: str = MODEL,
+    format: str = typer.Option(..., "--format", help="**onnx**, **litert** or **saved_model**."),
+    out: Path = typer.Option(..., "--out", help="A name that ends in .onnx or .tflite, or for saved_model a folder that is not there yet."),
+    data: str = DATA,
+    as_json: bool = JSON,
+):
+    """
+    Write a model for other programs, with scaling, calibration, class names and heatmaps inside.
+
+    It takes RGB photos as uint8, 0..255, at the model's size. Before the file gets its name it is run on 50 photos of --data and compared with this
+    library: where probabilities differ by more than 1e-4, or a likeliest class is another one, there is no file and the command ends with 2.
+    OUT.parity.json holds the comparison. Needs TensorFlow; for onnx and litert also `pip install 'skin_lesion[export]'`.
+    """
+    exporting, predicting = _modules("export", "predict")
+    network, info = predicting.open_model(model)
+    photos = exporting.parity_photos(_load(data), info.size)
+    if sys.stderr.isatty():
+        print(f"Writing {out}, then running it on {len(photos)} photos ...", file=sys.stderr)
+    with quiet():
+        report = exporting.export(network, info, out, format, photos)
+    _say(as_json, report, f"{out} is written. {exporting.told(report)}")
 
 # %% ../nbs/08_app.ipynb #9d652f4a
 @command
