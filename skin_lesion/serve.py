@@ -179,7 +179,7 @@ ROUTES = re.compile(
 UPLOAD = "/gradio_api/upload"
 MAX_MESSAGE = 1_000_000
 SEALED = {
-    "content-security-policy": "default-src 'self' 'unsafe-inline' data: blob:; form-action 'self'; frame-ancestors 'none'; base-uri 'self'",
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'none'",
     "cache-control": "no-store",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
@@ -204,7 +204,7 @@ def refusal(
         return 411, "A request with content says how long it is."
     limit = max_bytes if path == UPLOAD else MAX_MESSAGE
     if int(length or 0) > limit:
-        return 413, f"{int(length) / 1e6:,.1f} MB are too much; at most {limit / 1e6:,.0f} MB at once. Drop fewer or smaller photos."
+        return 413, f"{int(length) / 1e6:,.1f} MB are too much; at most {limit / 1e6:g} MB at once. Drop fewer or smaller photos."
     return None
 
 # %% ../nbs/08a_serve.ipynb #83d53e5f
@@ -327,7 +327,7 @@ class Pages:
 
     def find(self, page, number):
         "The answer with a number from 0; a page that was dropped is told so."
-        if page not in self.answers:
+        if number not in range(len(self.answers.get(page, []))):
             raise ValueError("The photos of this page are no longer kept. Drop them again.")
         return self.answers[page][number]
 
@@ -348,25 +348,34 @@ def gradio():  # the module gradio
 # %% ../nbs/08a_serve.ipynb #dc9d2c03
 CSS = """
 .gradio-container { max-width: 60rem !important; margin: 0 auto !important; }
-.skin table { width: 100%; border-collapse: collapse; margin: 0; }
+.skin { min-width: 0; max-width: 100%; }
+.skin .html-container { padding: 0 !important; }
+.skin tr { border: 0 !important; }
+.skin table { width: 100%; border-collapse: collapse; margin: 0; border: 0 !important; }
 .skin th, .skin td { text-align: left; vertical-align: top; padding: .45rem .6rem; font-weight: normal; }
-.skin th, .skin td { border: 0; border-bottom: 1px solid var(--border-color-primary); }
+.skin th, .skin td { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .skin thead th { font-weight: 600; }
-.skin .overview tbody th { overflow-wrap: anywhere; min-width: 9rem; }
-.skin .overview td:last-child { text-align: right; }
-.skin .overview th:last-child { text-align: right; }
+.skin .overview tbody th { overflow-wrap: anywhere; min-width: 6rem; }
+.skin .overview td:last-child, .skin .overview th:last-child { text-align: right; }
 .skin .strange td, .skin .unread td { font-style: italic; }
-.skin .scroll { overflow: auto; max-height: 24rem; }
-.skin .notice, .skin .decision { border-left: 4px solid var(--color-accent); padding: .6rem .9rem; margin: .4rem 0; }
+.skin .scroll { overflow: auto; max-height: 32rem; width: 0; min-width: 100%; }
+.skin .notice, .skin .decision { border-left: 4px solid var(--color-accent); padding: .6rem .9rem; margin: .6rem 0; }
 .skin .notice, .skin .decision { background: var(--background-fill-secondary); }
 .skin .decision.strange, .skin .decision.unread { border-color: #b45309; }
 .skin .probabilities tbody th { width: 65%; }
-.skin small { display: block; color: var(--body-text-color-subdued); font-size: .85em; }
+.skin small { display: block; color: var(--body-text-color); opacity: .8; font-size: .9em; }
+.skin p small { margin-top: .8rem; }
 .skin .bar { height: .5rem; border-radius: .25rem; background: var(--border-color-primary); }
 .skin .bar div { height: 100%; border-radius: .25rem; background: var(--color-accent); }
 .skin img.panels { width: 100%; min-width: 34rem; height: auto; margin: 0; border-radius: .4rem; }
-.skin a.download { display: inline-block; padding: .5rem .9rem; border: 1px solid var(--border-color-primary); border-radius: .4rem; }
+.skin a.download { display: inline-block; margin-top: .8rem; padding: .5rem .9rem; }
+.skin a.download { border: 1px solid var(--border-color-primary); border-radius: .4rem; }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
+@media (max-width: 40rem) {
+  .gradio-container .app { padding: 1rem !important; }
+  .skin .overview { font-size: .85em; }
+  .skin .overview th, .skin .overview td { padding: .4rem .3rem; }
+}
 """
 WELCOME = f"""<h1>Skin lesion classifier</h1>
 <p>Drop dermatoscopic photographs, close-ups through a skin microscope, and see what a network of seven diagnoses says of them.</p>
@@ -411,6 +420,8 @@ class Desk:
         "One photo at a closer look."
         answer = self.pages.find(page, number)
         dx = dx or answer.get("dx") or self.info.classes[0]
+        if dx not in self.info.classes:
+            raise ValueError(f"Unknown diagnosis {dx!r}; expected one of {', '.join(self.info.classes)}.")
         assumed = f'<p><small>{escape(prior_text(self.info))}</small></p>' if "dx" in answer else ""
         return decision_text(answer) + probabilities(answer) + assumed, dx, explanation(self.model, self.info, answer, dx)
 
@@ -421,7 +432,7 @@ def _handlers(gr, desk):
         try:
             return function(*arguments)
         except ValueError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     def drop(uploads, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         shown, names, first = told(desk.dropped, request.session_hash, uploads or [])
@@ -445,10 +456,10 @@ def window(
     "The page's parts, and what happens when they are used."
     gr = gradio()
     drop, choose, explain, leave = _handlers(gr, desk)
-    alone = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+    alone = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
     with gr.Blocks(title="Skin lesion classifier", analytics_enabled=False) as page:
         gr.HTML(WELCOME, elem_classes="skin")
-        photos = gr.File(label="Photos", file_count="multiple", height=160, elem_id="photos")
+        photos = gr.File(label="Photos, one or many", file_count="multiple", height=160, elem_id="photos")
         table = gr.HTML(elem_classes="skin", elem_id="table")
         with gr.Column(visible=False) as closer:
             gr.HTML("<h2>A closer look</h2>", elem_classes="skin")
@@ -457,7 +468,7 @@ def window(
             names = [(CLASS_NAMES.get(dx, dx), dx) for dx in desk.info.classes]
             kind = gr.Radio(names, label="Heatmap: where the network sees evidence for", elem_id="kind")
             picture = gr.HTML(elem_classes="skin", elem_id="picture")
-        photos.upload(drop, photos, [photos, table, closer, photo, answer, kind, picture], preprocess=False, **alone)
+        photos.upload(drop, photos, [photos, table, closer, photo, answer, kind, picture], **alone)
         photo.input(choose, photo, [answer, kind, picture], **alone)
         kind.input(explain, [photo, kind], picture, **alone)
         page.unload(leave)
