@@ -346,6 +346,7 @@ def tab_to(page, selector, key="Tab"):
 
 def test_by_keyboard(page, photos):
     page.locator("#photos button").first.wait_for()
+    page.wait_for_timeout(1000)  # a button is drawn before it works
     tab_to(page, "#photos button")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
@@ -357,13 +358,11 @@ def test_by_keyboard(page, photos):
     assert len(saved(download.value)) == len(photos)
     tab_to(page, "#photo input")
     page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.locator("#picture img[alt*='onerror']").wait_for()
-    before = page.locator("#picture img").get_attribute("alt")
-    tab_to(page, "#kind input")
-    page.keyboard.press("ArrowDown")
-    page.wait_for_function("before => document.querySelector('#picture img')?.alt != before", arg=before)
+    tab_to(page, "#kind input[value=df]")
+    page.keyboard.press("Space")
+    page.locator(f"#picture img[alt*='onerror'][alt*='Grad-CAM for {CLASS_NAMES['df']}']").wait_for()
 
 
 def test_a_closed_page_is_forgotten(server, browser, photos):
