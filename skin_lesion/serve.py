@@ -529,5 +529,6 @@ def run_server(
     "Serve until somebody ends it."
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="warning", ws="none", server_header=False, timeout_graceful_shutdown=2)
+    # Pages that are still open when it ends are cut off after a second, which uvicorn would report as errors.
+    config = uvicorn.Config(app, log_level="critical", ws="none", server_header=False, timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
