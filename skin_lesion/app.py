@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'NAMES', 'JSON', 'DATA', 'MODEL', 'quiet', 'command', 'about', 'doctor', 'download', 'verify', 'train',
-           'evaluate', 'gradcam', 'predict', 'export', 'demo', 'main']
+           'evaluate', 'gradcam', 'predict', 'serve', 'export', 'demo', 'main']
 
 # %% ../nbs/08_app.ipynb #ba6ab28c
 import functools
@@ -340,6 +340,27 @@ def predict(
     lines += [f"{path} does not look like the photos that the model learned from: read no diagnosis from it." for path in strange["path"]]
     _say(as_json, {"photos": answers, **shares}, "\n".join([*lines, *failed]))
     return int(len(failed) > 0)
+
+# %% ../nbs/08_app.ipynb #5e12fe02
+@command
+def serve(
+    model: str = MODEL,
+    port: int = typer.Option(7860, min=0, max=65535, help="Port of 127.0.0.1; 0 takes any that is free."),
+    max_megabytes: float = typer.Option(200, min=0.001, help="Largest upload, all photos of it together."),
+    as_json: bool = JSON,
+):
+    """
+    Open a page on this computer on which photos are dropped and answered, until Ctrl-C. Needs `pip install 'skin_lesion[demo]'`.
+
+    Nothing leaves the computer, and no other one can reach the page. Photos are deleted from the disk once they are answered.
+    """
+    (serving,) = _modules("serve")
+    with serving.listen(port) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        page = serving.application(model, max_megabytes)
+        _say(as_json, {"address": address}, f"Open {address} in a browser. Ctrl-C ends it.")
+        sys.stdout.flush()
+        serving.run_server(page, listener)
 
 # %% ../nbs/08_app.ipynb #28cd301d
 @command
