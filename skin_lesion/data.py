@@ -264,7 +264,8 @@ def _read_file(file, layouts, photos):
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8; Excel calls it 'CSV UTF-8'.") from error
     table = layouts[_layout(file, layouts)][1](raw.rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
-    named = table["image_id"].map(lambda name: str(Path(photos, name).absolute()) if Path(photos, name).is_file() else None, na_action="ignore")
+    files = table["image_id"].where(table["image_id"].str.lower().str.endswith(PHOTO_SUFFIXES))
+    named = files.map(lambda name: str(Path(photos, name).absolute()) if Path(photos, name).is_file() else None, na_action="ignore")
     names = table["image_id"].str.replace(rf"^.*[/\\]|({'|'.join(map(re.escape, PHOTO_SUFFIXES))})$", "", regex=True, case=False)
     return table.assign(path=named.fillna(names.map(_photo_paths(photos, names.dropna()))))
 
@@ -306,6 +307,12 @@ def _check_diagnoses(table, source, classes):
         )
 
 # %% ../nbs/00_data.ipynb #7a4b8256
+def _several(table, column):
+    "What stands in a column, for each lesion with more than one such value."
+    pairs = table[["lesion_id", column]].dropna().drop_duplicates()
+    return pairs[pairs["lesion_id"].duplicated(keep=False)].groupby("lesion_id")[column].unique()
+
+
 def _check_ids(table, source):
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
@@ -314,8 +321,7 @@ def _check_ids(table, source):
     if len(shared):
         one, other = shared["image_id"][shared["path"] == shared["path"].iloc[0]].iloc[:2]
         raise ValueError(f"Photos '{one}' and '{other}' in {source} are one file, {shared['path'].iloc[0]}. Give each photo a name of its own.")
-    diagnoses = table.groupby("lesion_id")["dx"].unique()
-    mixed = diagnoses[diagnoses.str.len() > 1]
+    mixed = _several(table, "dx")
     if len(mixed):
         raise ValueError(f"Lesion '{mixed.index[0]}' in {source} has the diagnoses {', '.join(mixed.iloc[0])}; one lesion has one. Mend its rows.")
 
@@ -547,10 +553,9 @@ def _table_problems(table):
     stands = table["image_id"].value_counts()
     found += [_problem("duplicate_id", [i], f"Photo '{i}' stands {n} times in the table.") for i, n in stands[stands > 1].items()]
     found += [_problem("missing_photo", [i], f"No file for photo '{i}'.") for i in table["image_id"][table["path"].isna()]]
-    for lesion, rows in table.groupby("lesion_id"):
-        if rows["dx"].nunique() > 1:
-            diagnoses = ", ".join(sorted(set(rows["dx"].astype(str))))
-            found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {diagnoses}."))
+    for lesion, rows in table[table["lesion_id"].isin(_several(table, "dx").index)].groupby("lesion_id"):
+        diagnoses = ", ".join(sorted(set(rows["dx"].astype(str))))
+        found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {diagnoses}."))
     for dx, n in table.drop_duplicates("lesion_id")["dx"].value_counts().items():
         if dx in CLASSES and n < len(PARTS):
             said = f"Class {dx} has {n} lesion(s); a split into {len(PARTS)} parts needs {len(PARTS)}."
@@ -659,8 +664,7 @@ def check_split(
     unknown = sorted(set(table["part"].astype(str)) - set(PARTS))
     if unknown:
         raise ValueError(f"Unknown part '{unknown[0]}'; expected {', '.join(PARTS)}.")
-    crossing = table.groupby("lesion_id")["part"].unique()
-    crossing = crossing[crossing.str.len() > 1]
+    crossing = _several(table, "part")
     if len(crossing):
         raise ValueError(
             f"Lesion '{crossing.index[0]}' is in {' and '.join(crossing.iloc[0])} ({len(crossing)} such lesions): photos of one lesion "
@@ -672,7 +676,8 @@ def split_hash(
     table,  # DataFrame with `image_id`, `lesion_id` and `part`
 ):  # SHA-256 of the sorted rows, 64 hexadecimal digits
     "The identity of a split, whatever the order of its rows."
-    rows = sorted(table[["image_id", "lesion_id", "part"]].astype(str).agg(",".join, axis=1))
+    photo, lesion, part = (table[name].astype(str) for name in ("image_id", "lesion_id", "part"))
+    rows = sorted(photo + "," + lesion + "," + part)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 # %% ../nbs/00_data.ipynb #112746ea
