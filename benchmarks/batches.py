@@ -115,4 +115,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=60, help="batches in a round")
     parser.add_argument("--size", type=int, default=224, help="side of the photos in pixels")
     wanted = parse()
-    sys.exit(finish(measure(wanted), wanted.out, ("albumentations", "scipy")))
+    sys.exit(finish(measure(wanted), wanted, ("albumentations", "scipy")))

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py                 # writes benchmarks/results/memory.csv
 
-Each size is trained in a process of its own: table, split, pixel cache, one epoch of the small network on small photos, predictions. The photos are copies
-of a few generated ones. What counts as memory is what the process holds for itself (RssAnon): the pages of the pixel cache that it looked at belong to the
-operating system, which takes them back when it likes. The metadata of very many photos are read, verified and split without any photo.
+Each size is trained in a process of its own: table, split, pixel cache, one epoch of the small network on small photos, predictions. The photos are
+copies of a few generated ones. What counts as memory is what the process holds for itself (RssAnon): the pages of the pixel cache that it looked at
+belong to the operating system, which takes them back when it likes. The metadata of very many photos are read, verified and split without any photo.
 """
 import io
 import json
@@ -96,12 +96,12 @@ def grow(sizes):
         yield fact("growth", f"{n} photos, memory at most", found[n]["megabytes"], "MB")
         yield fact("growth", f"{n} photos, time", found[n]["seconds"], "s")
     if len(found) > 1:
-        first, last = min(found), max(found)
-        yield at_most(fact("growth", f"more memory for {last} photos than for {first}", found[last]["megabytes"] - found[first]["megabytes"], "MB"), GROWTH)
-        ends = list(found.items())[-2:]
-        rates = [(after["seconds"] - before["seconds"]) / (m - n) for (n, before), (m, after) in zip([(0, {"seconds": 0}), ends[0]], ends, strict=True)]
-        note = "seconds for each further photo, beside those for each of the first; the first pay for the start"
-        yield at_most(fact("growth", f"time for a photo beyond {ends[0][0]}, in times of one before", rates[1] / rates[0], note=note), 1.2)
+        (few, first), *_, (many, last) = found.items()
+        yield at_most(fact("growth", f"more memory for {many} photos than for {few}", last["megabytes"] - first["megabytes"], "MB"), GROWTH)
+        *_, (n, before), (m, after) = found.items()
+        rates = before["seconds"] / n, (after["seconds"] - before["seconds"]) / (m - n)
+        row = fact("growth", f"time for a photo beyond {n}, in times of one of the first {n}", rates[1] / rates[0])
+        yield at_most(row, 1.2) | {"note": "the first ones pay for the start"}
 
 
 def read_metadata(n, repeats):
@@ -122,11 +122,10 @@ def read_metadata(n, repeats):
             data.load_split(Path(folder, "split.csv"), table)
             marks.append(time.perf_counter())
             took.append([*np.diff(marks), marks[-1] - marks[0]])
-    for name, seconds in zip(("read and check", "verify", "split, save, load"), np.array(took).T, strict=False):
-        yield fact("metadata", f"{n} rows: {name}", float(np.median(seconds)), "s") | {"least": f"{seconds.min():.3g}", "most": f"{seconds.max():.3g}"}
-    whole = np.array(took)[:, -1]
-    row = fact("metadata", f"{n} rows: all of it", float(np.median(whole)), "s") | {"least": f"{whole.min():.3g}", "most": f"{whole.max():.3g}"}
-    yield at_most(row, SECONDS)
+    for name, seconds in zip(("read and check", "verify", "split, save, load", "all of it"), np.array(took).T, strict=True):
+        row = fact("metadata", f"{n} rows: {name}", float(np.median(seconds)), "s")
+        row |= {"least": f"{seconds.min():.3g}", "most": f"{seconds.max():.3g}"}
+        yield at_most(row, SECONDS) if name == "all of it" else row
 
 
 def measure(wanted):
@@ -143,4 +142,4 @@ if __name__ == "__main__":
     wanted = parse()
     if wanted.worker:
         sys.exit(worker(wanted.worker))
-    sys.exit(finish(measure(wanted), wanted.out))
+    sys.exit(finish(measure(wanted), wanted))

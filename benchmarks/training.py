@@ -4,9 +4,10 @@
     python benchmarks/training.py               # writes benchmarks/results/training.csv
 
 - step: a step of the library's training (photos from the cache, augmentation, metrics, callbacks) against `train_on_batch` on arrays in memory.
-- variants: the same step in float32 and bfloat16, with and without XLA, with one thread and with all, on each backend that is installed beside this one
-  (`make test-jax`, `make test-torch`), each in a process of its own.
-- head: an epoch of head training on stored features against one with the frozen network in the loop, without augmentation, and how far the results are apart.
+- variants: the same step in float32 and bfloat16, with and without XLA, with one thread and with all, on each backend that is installed beside
+  this one (`make test-jax`, `make test-torch`), each in a process of its own.
+- head: an epoch of head training on stored features against one with the frozen network in the loop, without augmentation, and how far the results
+  are apart.
 """
 import json
 import os
@@ -228,4 +229,4 @@ if __name__ == "__main__":
         sys.exit(worker(json.loads(wanted.worker)))
     wanted.networks = wanted.networks or (NETWORKS[:1] if wanted.quick else NETWORKS)
     wanted.steps, wanted.size = wanted.steps or (3 if wanted.quick else 20), wanted.size or (64 if wanted.quick else 224)
-    sys.exit(finish(measure(wanted), wanted.out, ("jax", "torch")))
+    sys.exit(finish(measure(wanted), wanted, ("jax", "torch")))

@@ -56,6 +56,9 @@ def command(function):  # the function, registered as a command
             if kwargs["as_json"]:
                 print(json.dumps({"error": str(error)}))
             print(f"skin-lesion {function.__name__}: {error}", file=sys.stderr)
+            from skin_lesion.distribute import abandon
+
+            abandon(2)
             raise typer.Exit(2) from error
         raise typer.Exit(code or 0)
 
@@ -329,11 +332,11 @@ def predict(
 
     (predicting,) = _modules("predict")
     network, info = predicting.open_model(model)
-    found, place = predicting.find_photos(photos), (rank, processes) if distributed else (0, 1)
-    answers = predicting.predict(network, info, share(found, *place), familiarity=predicting.open_familiarity(model))
+    found, mine = predicting.find_photos(photos), (rank, processes) if distributed else (0, 1)
+    answers = predicting.predict(network, info, share(found, *mine), familiarity=predicting.open_familiarity(model))
     table = predicting.answers_table(answers, info.classes)
     if out:
-        write_share(table, out, "\n".join([_identity(predicting.model_file(model)), *found]), *place)
+        write_share(table, out, "\n".join([_identity(predicting.model_file(model)), *found]), *mine)
     shares = {name: dict(zip(info.classes, getattr(info, name), strict=True)) for name in ("prevalence", "prior")}
     good, failed = table[table["error"].isna()].drop(columns="error"), table["error"].dropna()
     lines = [good.to_string(index=False, float_format="{:.3f}".format)] if len(good) else []

@@ -358,10 +358,10 @@ def _decode(photo, side):
     "Pixels of an opened Pillow image as RGB uint8, a JPEG at the smallest scale that leaves both sides at least `side`."
     if side:
         photo.draft("RGB", (side, side))
-    upright = ImageOps.exif_transpose(photo)
-    if upright.mode.startswith("I"):
-        return np.repeat((np.asarray(upright, np.uint32) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(upright.convert("RGB"))
+    ImageOps.exif_transpose(photo, in_place=True)
+    if photo.mode.startswith("I"):
+        return np.repeat((np.asarray(photo, np.uint32) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
 
 # %% ../nbs/00_data.ipynb #5c191401
 def read_photo(
@@ -385,7 +385,7 @@ def read_photo(
         raise ValueError(f"'{path}' {what} ({error}); expected a whole JPEG, PNG, BMP or WebP file. Fetch it again.") from error
 
 # %% ../nbs/00_data.ipynb #a740e9ef
-FIT = "centre-square-area"
+FIT = "centre-square-area-2"
 
 
 def fit_photo(
@@ -400,7 +400,8 @@ def fit_photo(
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[top : top + side, left : left + side]
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    # close to the wanted size, where reduced decoding ends, the mean over areas is no better and takes six times as long
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > 1.25 * size else cv2.INTER_LINEAR)
 
 # %% ../nbs/00_data.ipynb #026a27d9
 def _classes_in(table):

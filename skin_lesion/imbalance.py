@@ -9,6 +9,7 @@ __all__ = ['SAMPLERS', 'LOSSES', 'PROTOCOLS', 'class_counts', 'class_weights', '
            'careless_split', 'BalancedAccuracy']
 
 # %% ../nbs/01_imbalance.ipynb #dba9705e
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -258,7 +259,7 @@ class Batches(keras.utils.PyDataset):
         self.y, self.one_hot = np.asarray(y, int)[self.rows], np.eye(n_classes, dtype="float32")
         self.batch_size = min(batch_size, len(self.rows))
         self.strength = strength * augment_strength(class_counts(self.y, n_classes))
-        self.pool, self.drawn = ThreadPoolExecutor(), (None, np.arange(len(self.rows)))
+        self.pool, self.drawn = ThreadPoolExecutor(os.cpu_count()), (None, np.arange(len(self.rows)))
 
     def __len__(self):
         full, rest = divmod(len(self.rows), self.batch_size)
@@ -268,6 +269,9 @@ class Batches(keras.utils.PyDataset):
         if self.sampler is not None and self.drawn[0] != self.epoch:
             self.drawn = self.epoch, epoch_rows(self.y, self.sampler, self.seed, self.epoch)
         return self.drawn[1]
+
+    def _empty(self, n):
+        return np.empty((n, *self.photos.shape[1:]), np.uint8)
 
     def _variant(self, index, step, place):
         photo = self.photos[self.rows[index]]
@@ -283,8 +287,13 @@ class Batches(keras.utils.PyDataset):
     def part(self, step, places):
         "The photos and labels at some places of a batch."
         chosen = self._order()[step * self.batch_size + places]
-        photos = np.stack(list(self.pool.map(self._variant, chosen, [step] * len(places), places)))
-        labels = self.one_hot[self.y[chosen]]
+        photos, labels = self._empty(len(places)), self.one_hot[self.y[chosen]]
+
+        def fill(some):
+            for i in some:
+                photos[i] = self._variant(chosen[i], step, places[i])
+
+        list(self.pool.map(fill, np.array_split(np.arange(len(places)), os.cpu_count())))
         if self.sampler is None:
             return photos, labels
         labels = labels * np.float32(1 - self.smoothing) + np.float32(self.smoothing / len(self.one_hot))

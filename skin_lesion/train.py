@@ -185,6 +185,9 @@ class Features(Batches):
         vars(self).update(vars(batches))
         self.photos, self.rows = features, np.arange(len(features))
 
+    def _empty(self, n):
+        return np.empty((n, *self.photos.shape[2:]), np.float32)
+
     def _variant(self, index, step, place):
         views = self.photos[index]
         return views[0 if self.sampler is None else np.random.default_rng([self.seed, self.epoch, step, place]).integers(len(views))]
@@ -355,7 +358,7 @@ def fit(
     counts = class_counts(batches.y, len(batches.one_hot))
     for first, end, frozen in _phases(config):
         trainer = compile_phase(model, config, counts, None if frozen else (end - first) * len(batches))
-        wait("all epochs are written")
+        wait()
         if last.exists():
             history = load_checkpoint(last, model, trainer if first < _epochs_done(last) <= end else None)
         done = len(history)
@@ -363,7 +366,7 @@ def fit(
             shown, held_out = _shown(model, run, batches, validation, config)
             shares, keeper = [Share(part, *place()) for part in (shown, held_out)], Keeper(run, model, shown, history, config)
             trainer.fit(shares[0], validation_data=shares[1], initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=[keeper])
-    wait("all epochs are written")
+    wait()
     if history:
         load_weights(sorted((run / "checkpoints").glob("recent*.npz")) or [run / "checkpoints" / "best.npz"], model)
     return history
@@ -539,7 +542,7 @@ def _learn(run, table, config):
     if place()[0] == 0:
         finish_run(run, _as_saved(model, config), table, photos, validation, config, history)
         shutil.rmtree(run / "features", ignore_errors=True)
-    wait("the run is finished")
+    wait()
 
 
 def train(
