@@ -58,6 +58,13 @@ def _fail(kind, error, trace):
     abandon(1)
 
 
+def _keep_output():
+    "Leave standard output to Python: what native code prints (gloo greets its peers) goes to standard error."
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+
 def join():  # None
     "Meet the other processes, if there are any."
     rank, processes = place()
@@ -71,6 +78,7 @@ def join():  # None
 
     if not jax.distributed.is_initialized():
         sys.excepthook = _fail
+        _keep_output()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         options = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": PATIENCE}
         jax.distributed.initialize(os.environ.get(COORDINATOR), processes, rank, **options)
