@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, python_with
+from typer.testing import CliRunner
 
+from skin_lesion.app import app
 from skin_lesion.data import load_table, split_lesions
 from skin_lesion.distribute import COORDINATOR, PROCESSES, RANK, launch
+from skin_lesion.models import Info, create, save
 from skin_lesion.sample import data_folder
 
 TRAIN = """
@@ -133,3 +136,23 @@ def test_batches_that_cannot_be_shared_are_refused(environment, tmp_path):
     words = ["--processes", "2", "--size", "32", "--epochs", "1", "--set", "batch_size=15", "--out", str(tmp_path / "run")]
     refused = subprocess.run([python_with("jax"), *COMMAND[1:], *words], env=environment, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 2 and "multiple of 2" in refused.stderr, refused.stderr
+
+
+def test_ranks_predict_their_parts_which_are_joined(tmp_path):
+    save(create("cnn", 32), tmp_path / "model.keras", Info("cnn", 32))
+    photos = load_table(data_folder("sample"))["path"].head(5).tolist()
+    (tmp_path / "broken.jpg").write_text("no photo")
+
+    def predict(out, *words):
+        command = ["predict", "--model", tmp_path / "model.keras", "--out", tmp_path / out, *words, *photos[:3], tmp_path / "broken.jpg", *photos[3:]]
+        return CliRunner().invoke(app, [str(word) for word in command]).exit_code
+
+    assert predict("alone.csv") == 1
+    assert predict("shared.csv", "--distributed", "--processes", "3", "--rank", "2") == 0
+    assert not (tmp_path / "shared.csv").exists()
+    codes = [predict("shared.csv", "--distributed", "--processes", "3", "--rank", rank) for rank in (0, 1)]
+    assert codes == [0, 1]
+    alone, shared = (pd.read_csv(tmp_path / name) for name in ("alone.csv", "shared.csv"))
+    pd.testing.assert_frame_equal(shared, alone, rtol=1e-4)
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["alone.csv", "shared.csv"]
+    assert predict("shared.csv", "--distributed", "--processes", "3") == 2
