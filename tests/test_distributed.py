@@ -40,9 +40,11 @@ COMMAND = [sys.executable, "-c", "from skin_lesion.app import main; main()", "tr
 
 @pytest.fixture(scope="module")
 def environment():
-    "What the processes need to know; JAX keeps what it compiles where `make` says, or nowhere."
+    "What the processes need to know; what JAX compiles is kept where `make test-jax` keeps it."
     python_with("jax")
-    kept = {name: value for name, value in os.environ.items() if name not in (COORDINATOR, PROCESSES, RANK)}
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".venv-jax" / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    kept |= {name: value for name, value in os.environ.items() if name not in (COORDINATOR, PROCESSES, RANK)}
     return {**kept, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
 
 
