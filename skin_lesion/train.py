@@ -462,7 +462,7 @@ def start_run(
         return _write_json(run / "config.json", record)
     if not resume:
         raise ValueError(f"'{run}' holds a run already. Go on with it (resume=True, or --resume), or give another folder.")
-    before = json.loads((run / "config.json").read_text())
+    before = {**asdict(Config()), **json.loads((run / "config.json").read_text())}  # fields that came later had their default
     changed = [f"{name}: {before.get(name)} is now {value}" for name, value in record.items() if before.get(name) != value]
     if changed:
         raise ValueError(f"'{run}' was started differently ({'; '.join(changed)}). Resume it as it was, or give another folder.")
