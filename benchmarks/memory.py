@@ -26,7 +26,7 @@ from timing import arguments, at_most, fact, finish
 from skin_lesion import data
 
 GROWTH, SECONDS = 200, 30
-SIZES, QUICK = (1_000, 10_000, 100_000), (300, 600)
+SIZES, QUICK = (1_000, 10_000, 100_000), (1_000, 2_000)
 ROWS, QUICK_ROWS = 400_000, 20_000
 
 

@@ -127,7 +127,7 @@ def worker(job):
     photos, y = rng.integers(0, 256, (job["batch"], job["size"], job["size"], 3), dtype=np.uint8), np.arange(job["batch"]) % 7
     trainer = trainer_of(job["network"], job["size"], class_counts(y), job["precision"], job["jit"])
     work = bare(trainer, photos, np.eye(7, dtype="float32")[y], job["steps"])
-    print(json.dumps([work() for _ in range(job["repeats"] + 1)][1:]))
+    print(json.dumps([work() for _ in range(job["repeats"] + 1)]))
 
 
 def python_of(backend):
@@ -160,7 +160,7 @@ def compare_variants(wanted):
         took |= {f"{backend}, float32": run_worker(backend, {**job, **default}) for backend in BACKENDS if backend != keras.backend.backend()}
         rounds = {way: iter(seconds) if isinstance(seconds, list) else seconds for way, seconds in took.items()}
         ways = {way: seconds if isinstance(seconds, str) else recorded(seconds) for way, seconds in rounds.items()}
-        yield from compare(f"variants of {name}", ways, wanted.repeats - 1, wanted.steps * wanted.batch)
+        yield from compare(f"variants of {name}", ways, wanted.repeats, wanted.steps * wanted.batch)
 
 
 def recorded(seconds):

@@ -337,13 +337,13 @@ def _shown(model, run, batches, validation, config):
     if edge is None:
         return batches, validation
 
-    def features(part, views):
-        path = run / "features" / f"{edge}-{len(part.rows)}-{views}.npy"
+    def features(part, views, name):
+        path = run / "features" / f"{edge}-{name}.npy"
         with separately():
             same = _as_saved(model, config)
             return once(lambda: cached(part, keras.Model(same.input, same.get_layer(edge).output), views, path))
 
-    return features(batches, config.cached_views), features(validation, 1)
+    return features(batches, config.cached_views, "train"), features(validation, 1, "validation")
 
 
 def fit(
