@@ -326,6 +326,13 @@ def _check_ids(table, source):
         raise ValueError(f"Lesion '{mixed.index[0]}' in {source} has the diagnoses {', '.join(mixed.iloc[0])}; one lesion has one. Mend its rows.")
 
 # %% ../nbs/00_data.ipynb #ea08e0a0
+def _read_named(folder, photos=None, dx_map=None, classes=CLASSES, image_id="image_id", dx="dx", lesion_id="lesion_id"):
+    "`read_table`, with the columns' own names as `load_table` takes them."
+    columns = {"image_id": image_id, "dx": dx, "lesion_id": lesion_id}
+    own = any(ours != theirs for ours, theirs in columns.items())
+    return read_table(folder, photos, dx_map, columns if own else None, classes)
+
+
 def load_table(
     folder,  # folder with the metadata and photos below it, or the metadata file itself
     photos=None,  # folder to search for the photos; by default the folder of the metadata
@@ -336,9 +343,7 @@ def load_table(
     lesion_id="lesion_id",  # name of the column that says which photos show the same lesion
 ):  # DataFrame with `COLUMNS`, one row per photo; `dx` is one of `classes`
     "Read and check HAM10000 in any of its published layouts, a table of one's own, or one folder per class."
-    columns = {"image_id": image_id, "dx": dx, "lesion_id": lesion_id}
-    own = any(ours != theirs for ours, theirs in columns.items())
-    table = read_table(folder, photos, dx_map, columns if own else None, classes)
+    table = _read_named(folder, photos, dx_map, classes, image_id, dx, lesion_id)
     if table.empty:
         raise ValueError(f"'{folder}' lists no photo: its table has a header and no rows. Fetch the metadata again.")
     _check_diagnoses(table, folder, classes)
@@ -545,11 +550,11 @@ def _problem(kind, ids, message):
     return {"kind": kind, "image_ids": [str(i) for i in ids], "message": message}
 
 
-def _table_problems(table):
+def _table_problems(table, classes):
     "Problems that show without opening a photo."
     found = [
         _problem("unknown_diagnosis", [row.image_id], f"Photo '{row.image_id}' has the unknown diagnosis '{row.dx}'.")
-        for row in table[~table["dx"].isin(CLASSES)].itertuples()
+        for row in table[~table["dx"].isin(classes)].itertuples()
     ]
     stands = table["image_id"].value_counts()
     found += [_problem("duplicate_id", [i], f"Photo '{i}' stands {n} times in the table.") for i, n in stands[stands > 1].items()]
@@ -558,7 +563,7 @@ def _table_problems(table):
         diagnoses = ", ".join(sorted(set(rows["dx"].astype(str))))
         found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {diagnoses}."))
     for dx, n in table.drop_duplicates("lesion_id")["dx"].value_counts().items():
-        if dx in CLASSES and n < len(PARTS):
+        if dx in classes and n < len(PARTS):
             said = f"Class {dx} has {n} lesion(s); a split into {len(PARTS)} parts needs {len(PARTS)}."
             found.append(_problem("small_class", table["image_id"][table["dx"] == dx], said))
     return found
@@ -606,15 +611,17 @@ def _near_problems(rows):
 # %% ../nbs/00_data.ipynb #e8c4d921
 def verify(
     folder,  # folder with the metadata and photos below it, or the metadata file itself
+    classes=CLASSES,  # the diagnoses that may occur
+    **reading,  # what else `load_table` takes: `photos`, `dx_map` and the names of columns
 ):  # dict with `n_photos`, `n_lesions`, `classes` (photos per diagnosis) and `problems` (list of kind, image_ids, message)
     "Read every row and every photo, and report everything that is wrong with them."
-    table = read_table(folder)
+    table = _read_named(folder, classes=classes, **reading)
     counts = table["dx"].value_counts()
     return {
         "n_photos": len(table),
         "n_lesions": int(table["lesion_id"].nunique()),
-        "classes": {dx: int(counts.get(dx, 0)) for dx in CLASSES},
-        "problems": _table_problems(table) + _photo_problems(table),
+        "classes": {dx: int(counts.get(dx, 0)) for dx in classes},
+        "problems": _table_problems(table, classes) + _photo_problems(table),
     }
 
 # %% ../nbs/00_data.ipynb #72d11d52

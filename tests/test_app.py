@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from skin_lesion.app import app
 from skin_lesion.data import CLASSES, load_table, save_split, split_lesions
+from skin_lesion.models import load
 from skin_lesion.sample import data_folder
 
 runner = CliRunner()
@@ -44,6 +45,14 @@ def test_a_run_leaves_its_folder(run):
     assert written >= {"config.json", "split.csv", "history.csv", "predictions.csv", "environment.json", "model.json", "model.keras", "metrics.json"}
     assert {"checkpoints/last.npz", "checkpoints/best.npz", "figures/test_confusion.png", "figures/test_reliability.png"} <= written
     assert len(pd.read_csv(run / "history.csv")) == 2
+
+
+def test_precision_of_the_training_and_of_the_artifact(tmp_path):
+    words = ["train", "--data", "sample", "--model", "cnn", "--size", "32", "--epochs", "1", "--precision", "mixed_bfloat16"]
+    call(*words, "--set", "sampler=balanced", "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run/config.json").read_text())["precision"] == "mixed_bfloat16"
+    model, _ = load(tmp_path / "run/model.keras")
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
 
 
 def test_a_run_is_not_overwritten_and_a_finished_one_is_reused(run):

@@ -179,3 +179,9 @@ def test_no_notebook_needs_widgets():
     named = re.compile(r"ipywidgets|tqdm\.(auto|autonotebook|notebook)|vnd\.jupyter\.widget-view")
     assert [path.name for path in sources if named.search(path.read_text(encoding="utf-8"))] == []
     assert not re.search(r"^ipywidgets==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+def test_make_lab_opens_the_notebooks():
+    said = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1].split() == [".venv/bin/jupyter", "lab", "nbs"]

@@ -88,6 +88,9 @@ def test_a_table_of_ones_own(photos):
     found = load_table(photos, lesion_id="mole", **names)
     assert found["dx"].tolist() == [dx for *_, dx in ROWS] and found["lesion_id"].tolist() == [str(7 + i) for i in range(6)]
     assert found["path"].notna().all()
+    checked = verify(photos, lesion_id="mole", **names)
+    assert (checked["n_photos"], checked["n_lesions"]) == (6, found["lesion_id"].nunique())
+    assert "unknown_diagnosis" not in {problem["kind"] for problem in checked["problems"]}
     with pytest.warns(UserWarning, match=r"own\.csv has no lesion_id: every photo counts as its own lesion"):
         assert load_table(photos, **names)["lesion_id"].nunique() == 6
     with pytest.raises(ValueError, match="patient"):

@@ -3,11 +3,14 @@ import json
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
-from skin_lesion.data import CLASSES, load_split, load_table, near_duplicates, split_hash, split_lesions, verify
+from skin_lesion.data import CLASSES, load_split, load_table, near_duplicates, read_photo, split_hash, split_lesions, verify
+from skin_lesion.drawing import REAL_COLOURS, region_colours
 from skin_lesion.predict import load_best_model, predict
 
 DATA = Path(os.environ.get("SKIN_LESION_DATA", "not set"))
@@ -101,3 +104,18 @@ def test_verify_finds_what_is_there():
     assert {p["kind"] for p in found["problems"]} == {"identical_photos", "near_duplicates_across_lesions"}
     assert [set(p["image_ids"]) for p in found["problems"] if p["kind"] == "near_duplicates_across_lesions"] == ACROSS_LESIONS
     assert {"ISIC_0029861", "ISIC_0024366"} in twins and {"ISIC_0029938", "ISIC_0024777"} in twins
+
+
+@real
+def test_the_colours_of_the_sample_are_those_of_the_photos(table):
+    masks = {path.name.removesuffix("_segmentation.png"): path for path in DATA.rglob("*_segmentation.png")}
+    if not masks:
+        pytest.skip("no lesion masks beside the photos")
+    measured = table[table["image_id"].isin(masks)]
+    paths = zip(measured["path"], measured["image_id"].map(masks), strict=True)
+    mean, within = np.stack([region_colours(read_photo(photo), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)) for photo, mask in paths], axis=1)
+    for dx in CLASSES:
+        of = (measured["dx"] == dx).to_numpy()
+        found = {"mean": np.nanmean(mean[of], 0), "scatter": np.nanstd(mean[of], 0), "within": np.nanmean(within[of], 0)}
+        for what, values in found.items():
+            assert np.abs(values - REAL_COLOURS.loc[what, dx]).max() < 0.11, (what, dx)
