@@ -169,14 +169,15 @@ def _watch(started, processes):
         codes = {rank: process.poll() for rank, process in started.items()}
         failed = [rank for rank, code in codes.items() if code]
         if failed:
+            first = min(failed, key=codes.get)  # who was killed before who missed the killed one and gave up
             raise ChildProcessError(
-                f"Rank {failed[0]} of {processes} on {platform.node()} {_how(codes[failed[0]])}, and the other ranks here were ended. "
+                f"Rank {first} of {processes} on {platform.node()} {_how(codes[first])}, and the other ranks here were ended. "
                 "What it said stands above: mend that, or look at the machine of another rank, and give the same command again; "
                 "a training goes on with --resume."
             )
         if all(code == 0 for code in codes.values()):
             return
-        time.sleep(0.2)
+        time.sleep(0.02)
 
 # %% ../nbs/02a_distribute.ipynb #449962bf
 def launch(
