@@ -7,6 +7,7 @@ WORKERS    ?= auto
 PYTEST     := -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadfile
 SOAK_TESTS := $(patsubst %,tests/test_%.py,kills faults fuzz properties mutations)
 TORCH_TESTS := tests/test_models.py tests/test_train.py tests/test_gradcam.py tests/test_backends.py
+BENCHMARKS := cache batches training memory
 COMPILED   := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv-jax/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 stamp       = $(1)/setup-$(shell cat $(2) settings.ini setup.py | cksum | cut -d' ' -f1)
@@ -17,7 +18,7 @@ TORCH      := $(call stamp,.venv-torch,requirements-torch.lock)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak test-jax test-torch coverage audit lab notebooks readme docs lint lock hooks
+.PHONY: help setup demo test soak bench test-jax test-torch coverage audit lab notebooks readme docs lint lock hooks
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -55,6 +56,9 @@ audit: ## ask for known vulnerabilities of the packages in the lock; fails too w
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs
+
+bench: setup ## run the benchmarks at a small size, to see that they run; the committed results stay as they are
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 # What TensorFlow's native code writes while it loads is not part of a notebook: the kernel is told not to record it.
 notebooks: setup ## run every notebook again on the sample and save its outputs, the library and README.md

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'LOSSES', 'PROTOCOLS', 'class_counts', 'class_weights', 'weighted_cross_entropy', 'focal_loss',
            'logit_adjusted_loss', 'sampler_shares', 'epoch_rows', 'believed_shares', 'make_loss', 'augment_strength',
-           'Augmentation', 'affine', 'colour_table', 'degrade', 'augment', 'mixup', 'Batches', 'Copies',
+           'Augmentation', 'affine', 'colour_table', 'degrade', 'augment', 'mixup', 'Batches', 'Share', 'Copies',
            'careless_split', 'BalancedAccuracy']
 
 # %% ../nbs/01_imbalance.ipynb #dba9705e
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -258,11 +259,19 @@ class Batches(keras.utils.PyDataset):
         self.y, self.one_hot = np.asarray(y, int)[self.rows], np.eye(n_classes, dtype="float32")
         self.batch_size = min(batch_size, len(self.rows))
         self.strength = strength * augment_strength(class_counts(self.y, n_classes))
-        self.pool = ThreadPoolExecutor()
+        self.pool, self.drawn = ThreadPoolExecutor(os.cpu_count()), (None, np.arange(len(self.rows)))
 
     def __len__(self):
         full, rest = divmod(len(self.rows), self.batch_size)
         return full + (rest > 0 and self.sampler is None)
+
+    def _order(self):
+        if self.sampler is not None and self.drawn[0] != self.epoch:
+            self.drawn = self.epoch, epoch_rows(self.y, self.sampler, self.seed, self.epoch)
+        return self.drawn[1]
+
+    def _empty(self, n):
+        return np.empty((n, *self.photos.shape[1:]), np.uint8)
 
     def _variant(self, index, step, place):
         photo = self.photos[self.rows[index]]
@@ -271,15 +280,57 @@ class Batches(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, self.epoch, step, place])
         return augment(np.ascontiguousarray(photo), rng, self.strength[self.y[index]], self.how)
 
-    def __getitem__(self, step):
-        order = np.arange(len(self.rows)) if self.sampler is None else epoch_rows(self.y, self.sampler, self.seed, self.epoch)
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-        photos = list(self.pool.map(self._variant, chosen, [step] * len(chosen), range(len(chosen))))
-        photos, labels = np.stack(photos), self.one_hot[self.y[chosen]]
+    def size(self, step):
+        "Photos in a batch."
+        return min(self.batch_size, len(self.rows) - step * self.batch_size)
+
+    def part(self, step, places):
+        "The photos and labels at some places of a batch."
+        chosen = self._order()[step * self.batch_size + places]
+        photos, labels = self._empty(len(places)), self.one_hot[self.y[chosen]]
+
+        def fill(some):
+            for i in some:
+                photos[i] = self._variant(chosen[i], step, places[i])
+
+        list(self.pool.map(fill, np.array_split(np.arange(len(places)), os.cpu_count())))
         if self.sampler is None:
             return photos, labels
         labels = labels * np.float32(1 - self.smoothing) + np.float32(self.smoothing / len(self.one_hot))
         return mixup(photos, labels, self.blend, np.random.default_rng([self.seed, self.epoch, step]))
+
+    def __getitem__(self, step):
+        return self.part(step, np.arange(self.size(step)))
+
+# %% ../nbs/01_imbalance.ipynb #a24d2cd2
+class Share(keras.utils.PyDataset):
+    "What one of several processes reads of every batch."
+
+    def __init__(
+        self,
+        batches,  # `Batches`
+        rank,  # of this process
+        processes,  # number of processes
+    ):
+        super().__init__()
+        if batches.sampler is not None and batches.batch_size % processes:
+            raise ValueError(f"{processes} processes cannot share batches of {batches.batch_size} photos. Make batch_size a multiple of {processes}.")
+        self.batches, self.rank, self.processes = batches, rank, processes
+        sizes = np.array([batches.size(step) for step in range(len(batches))])
+        self.weight = processes * (-(-sizes // processes)).sum() / sizes.sum()
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, step):
+        size = self.batches.size(step)
+        each = -(-size // self.processes)
+        places = np.arange(each) + self.rank * each
+        photos, labels = self.batches.part(step, np.minimum(places, size - 1))
+        if self.weight == 1:
+            return photos, labels
+        real = (places < size).astype("float32")
+        return photos, labels * real[:, None], real * np.float32(self.weight)
 
 # %% ../nbs/01_imbalance.ipynb #1fc6d713
 PROTOCOLS = {

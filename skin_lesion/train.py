@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'Config', 'add_in_one_order', 'learning_rates', 'make_optimizer', 'FusedNormalization', 'fused',
-           'compile_phase', 'save_checkpoint', 'load_checkpoint', 'best_epoch', 'Keeper', 'save_weights',
-           'load_weights', 'log_to_tensorboard', 'fit', 'calibrate', 'uncalibrate', 'predict_table',
-           'write_predictions', 'check_start', 'start_run', 'alone', 'precision', 'finish_run', 'train', 'demo_config',
-           'demo_run']
+           'frozen_edge', 'learning_part', 'Features', 'cached', 'compile_phase', 'save_checkpoint', 'load_checkpoint',
+           'best_epoch', 'Keeper', 'save_weights', 'load_weights', 'log_to_tensorboard', 'fit', 'calibrate',
+           'uncalibrate', 'predict_table', 'write_predictions', 'check_start', 'start_run', 'alone', 'precision',
+           'finish_run', 'train', 'demo_config', 'demo_run']
 
 # %% ../nbs/03_train.ipynb #ec3a9345
 import hashlib
@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from skin_lesion.data import (
     split_hash,
     split_lesions,
 )
+from .distribute import join, once, place, separately, together, wait
 from .evaluate import colour_shift, decide, fit_calibration
 from skin_lesion.imbalance import (
     LOSSES,
@@ -53,12 +54,13 @@ from skin_lesion.imbalance import (
     Augmentation,
     BalancedAccuracy,
     Batches,
+    Share,
     believed_shares,
     careless_split,
     class_counts,
     make_loss,
 )
-from .models import Info, create, fold, freeze, log_probabilities, logits_model, read_info, save, versions
+from .models import Info, create, fold, freeze, log_probabilities, logits_model, read_info, save, turned, versions
 
 # %% ../nbs/03_train.ipynb #a60ab1b8
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -71,6 +73,7 @@ class Config:
     weights: str = None  # "imagenet", a weights file, a trained model's .keras file, or None for random weights
     epochs: int = 20  # most epochs, those of the head included; 0 calibrates and scores the trained model in `weights`
     head_epochs: int = 1  # epochs in which a pretrained backbone is frozen
+    cached_views: int = 0  # flips and quarter turns whose features are computed once, 1 to 8, where layers are frozen; 0 augments in every step
     frozen: str = None  # name of the last backbone layer that stays frozen afterwards too; None lets everything learn
     batch_size: int = 32  # photos in a step
     learning_rate: float = 1e-3  # highest rate of the second phase
@@ -95,7 +98,8 @@ class Config:
         for name, known in (("loss", LOSSES), ("sampler", SAMPLERS), ("protocol", PROTOCOLS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"Unknown {name} '{getattr(self, name)}'; expected one of {', '.join(known)}.")
-        least = {"size": 1, "epochs": 0 if str(self.weights).endswith(".keras") else 1, "batch_size": 1, "patience": 1, "average": 1, "views": 1}
+        least = {"epochs": 0 if str(self.weights).endswith(".keras") else 1, "cached_views": 0}
+        least |= dict.fromkeys(("size", "batch_size", "patience", "average", "views"), 1)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)}; expected {low} or more.")
@@ -166,6 +170,77 @@ def fused(
         return model
     return keras.models.clone_model(model, input_tensors=model.input, clone_function=_in_place_of)
 
+# %% ../nbs/03_train.ipynb #61b16c51
+def _sources(layer):
+    "Names of the layers that a layer draws on."
+    return [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
+
+
+def frozen_edge(
+    model,  # a model of `models.create`, frozen as it will be trained
+):  # name of a layer; None where no layer with weights is frozen
+    "The last layer that answers a photo in the same way throughout the training."
+    still, edges = set(), set()
+    for layer in model.layers:
+        changes = layer.trainable_weights or isinstance(layer, layers.Dropout)
+        if not changes and (isinstance(layer, layers.InputLayer) or still.issuperset(_sources(layer))):
+            still.add(layer.name)
+        elif layer.name not in edges:
+            edges |= still.intersection(_sources(layer))
+    if not any(model.get_layer(name).weights for name in still):
+        return None
+    if len(edges) > 1:
+        places = ", ".join(sorted(edges))
+        raise ValueError(f"The frozen part of {model.name} ends in {len(edges)} places ({places}); expected one. Use cached_views=0.")
+    return edges.pop()
+
+# %% ../nbs/03_train.ipynb #c514632f
+def learning_part(
+    model,  # a model of `models.create`, frozen as it will be trained
+    cached_views,  # `Config.cached_views`
+):  # `keras.Model` over the same variables: photos, or features at the frozen edge, to logits
+    "What is trained: the whole network up to its logits, or only what lies behind the frozen edge."
+    edge = frozen_edge(model) if cached_views else None
+    return keras.Model(model.get_layer(edge).output, model.get_layer("logits").output) if edge else logits_model(model)
+
+# %% ../nbs/03_train.ipynb #1f1a59b4
+class Features(Batches):
+    "Batches of stored features; a step of the training shows one of the stored views of each photo."
+
+    def __init__(
+        self,
+        features,  # float array or memory map, shape (n, views, ...), one row for each photo of `batches`
+        batches,  # `Batches` whose order, labels and blending are taken over
+    ):
+        vars(self).update(vars(batches))
+        self.photos, self.rows = features, np.arange(len(features))
+
+    def _empty(self, n):
+        return np.empty((n, *self.photos.shape[2:]), np.float32)
+
+    def _variant(self, index, step, place):
+        views = self.photos[index]
+        return views[0 if self.sampler is None else np.random.default_rng([self.seed, self.epoch, step, place]).integers(len(views))]
+
+# %% ../nbs/03_train.ipynb #08dea8ea
+def cached(
+    batches,  # `Batches` of photos
+    network,  # `keras.Model`: photos to features
+    views,  # flips and quarter turns of each photo, 1 to 8
+    path,  # .npy file for the features; one that is there is used
+):  # `Features`
+    "Run a network once over the photos of some batches."
+    if not Path(path).exists():
+        with atomic_write(path) as draft:
+            shape = (len(batches.rows), views, *network.output.shape[1:])
+            kept = np.lib.format.open_memmap(draft, "w+", np.float32, shape)
+            for some in progress(np.array_split(np.arange(len(kept)), -(-len(kept) // 64)), desc="features", unit="batch"):
+                photos = np.stack([batches.photos[row] for row in batches.rows[some]])
+                for view in range(views):
+                    kept[some, view] = network.predict_on_batch(turned(photos, view))
+            kept.flush()
+    return Features(np.load(path, mmap_mode="r"), batches)
+
 # %% ../nbs/03_train.ipynb #b1b3f0ea
 def compile_phase(
     model,  # a model of `models.create`
@@ -179,7 +254,7 @@ def compile_phase(
         freeze(model, until=config.frozen)
     rate = config.head_learning_rate if steps is None else learning_rates(config.learning_rate, steps)
     offset = -np.log(np.maximum(believed_shares(counts, config.loss, config.sampler), 1e-6))
-    trainer = fused(logits_model(model))
+    trainer = fused(learning_part(model, config.cached_views))
     trainer.compile(
         make_optimizer(rate, config.weight_decay),
         make_loss(config.loss, counts, config.sampler),
@@ -245,6 +320,13 @@ class Keeper(keras.callbacks.Callback):
         scores = {name: float(value) for name, value in logs.items()}
         self.history.append({"epoch": epoch, **scores, "seconds": round(time.time() - self.started, 1)})
         best = best_epoch(self.history)
+        if place()[0] == 0:
+            self.write(epoch, best)
+        self.bar.set_postfix(validation=f"{scores['val_balanced_accuracy']:.3f}", best=f"{self.history[best]['val_balanced_accuracy']:.3f}")
+        self.model.stop_training = epoch - best >= self.config.patience
+
+    def write(self, epoch, best):
+        "Leave the state after an epoch in the run's folder."
         if best == epoch:
             save_weights(self.run / "checkpoints" / "best.npz", self.net)
         if self.config.average > 1:
@@ -252,8 +334,6 @@ class Keeper(keras.callbacks.Callback):
         save_checkpoint(self.run / "checkpoints" / "last.npz", self.net, self.model, self.history)
         with atomic_write(self.run / "history.csv") as draft:
             pd.DataFrame(self.history).to_csv(draft, index=False)
-        self.bar.set_postfix(validation=f"{scores['val_balanced_accuracy']:.3f}", best=f"{self.history[best]['val_balanced_accuracy']:.3f}")
-        self.model.stop_training = epoch - best >= self.config.patience
 
     def on_train_end(self, logs=None):
         self.bar.close()
@@ -299,6 +379,21 @@ def _phases(config):
     return [phase for phase in [(0, head, True), (head, config.epochs, False)] if phase[0] < phase[1]]
 
 # %% ../nbs/03_train.ipynb #88d1cde2
+def _shown(model, run, batches, validation, config):
+    "What a phase learns from and is judged by: photos, or features where layers are frozen."
+    edge = frozen_edge(model) if config.cached_views else None
+    if edge is None:
+        return batches, validation
+
+    def features(part, views, name):
+        path = run / "features" / f"{edge}-{name}.npy"
+        with separately():
+            same = _as_saved(model, config)
+            return once(lambda: cached(part, keras.Model(same.input, same.get_layer(edge).output), views, path))
+
+    return features(batches, config.cached_views, "train"), features(validation, 1, "validation")
+
+
 def fit(
     model,  # a model of `models.create`
     run,  # the run's folder
@@ -311,12 +406,16 @@ def fit(
     counts = class_counts(batches.y, len(batches.one_hot))
     for first, end, frozen in _phases(config):
         trainer = compile_phase(model, config, counts, None if frozen else (end - first) * len(batches))
+        wait()
         if last.exists():
             history = load_checkpoint(last, model, trainer if first < _epochs_done(last) <= end else None)
         done = len(history)
         if done < end and done - 1 - best_epoch(history) < config.patience:
-            callbacks = [Keeper(run, model, batches, history, config), *_loggers(run)]
-            trainer.fit(batches, validation_data=validation, initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=callbacks)
+            shown, held_out = _shown(model, run, batches, validation, config)
+            shares = [Share(part, *place()) for part in (shown, held_out)]
+            callbacks = [Keeper(run, model, shown, history, config), *_loggers(run)]
+            trainer.fit(shares[0], validation_data=shares[1], initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=callbacks)
+    wait()
     if history:
         load_weights(sorted((run / "checkpoints").glob("recent*.npz")) or [run / "checkpoints" / "best.npz"], model)
     return history
@@ -472,8 +571,8 @@ def precision(
 
 # %% ../nbs/03_train.ipynb #90275b2e
 def _as_saved(model, config):
-    "The model in float32."
-    if config.precision == "float32":
+    "The model in float32, and in this process alone."
+    if config.precision == "float32" and place()[1] == 1:
         return model
     same = create(config.model, config.size, dropout=config.dropout)
     same.set_weights(model.get_weights())
@@ -490,7 +589,7 @@ def finish_run(run, model, table, photos, validation, config, history):
     info = Info(config.model, config.size, **calibration, protocol=PROTOCOLS[config.protocol], split_hash=split, colours=colour_quantiles(seen))
     write_predictions(run, predict_table(model, info, table, np.flatnonzero(table["part"] != "train"), photos), info)
     minutes = round(sum(row["seconds"] for row in history) / 60, 1)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {keras.backend.backend()}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {keras.backend.backend()}, {place()[1]} process(es)"
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _write_json(run / "environment.json", {"command": command, "machine": machine, "minutes": minutes, "versions": versions()})
     save(model, run / "model.keras", info)
@@ -501,7 +600,7 @@ def _learn(run, table, config):
     if config.deterministic:
         add_in_one_order()
     keras.utils.set_random_seed(config.seed)
-    photos = pixels(table, config.size)
+    photos = once(lambda: pixels(table, config.size))
     if config.protocol != "honest":
         table, photos = careless_split(table, photos, config.protocol, config.seed)
     y = labels(table)
@@ -510,12 +609,16 @@ def _learn(run, table, config):
     changes |= {"blend": config.mixup, "smoothing": config.label_smoothing}
     batches = Batches(photos, y, rows["train"], config.batch_size, config.sampler, seed=config.seed, **changes)
     validation = Batches(photos, y, rows["validation"], 64)
-    with precision(config.precision):
-        model = create(config.model, config.size, config.weights, dropout=config.dropout)
-    if str(config.weights).endswith(".keras"):
-        uncalibrate(model, read_info(config.weights), believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
-    history = fit(model, run, batches, validation, config)
-    finish_run(run, _as_saved(model, config), table, photos, validation, config, history)
+    with together():
+        with precision(config.precision):
+            model = create(config.model, config.size, config.weights, dropout=config.dropout)
+        if str(config.weights).endswith(".keras"):
+            uncalibrate(model, read_info(config.weights), believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
+        history = fit(model, run, batches, validation, config)
+    if place()[0] == 0:
+        finish_run(run, _as_saved(model, config), table, photos, validation, config, history)
+        shutil.rmtree(run / "features", ignore_errors=True)
+    wait()
 
 
 def train(
@@ -526,11 +629,12 @@ def train(
 ):  # the run's folder, a `Path`
     "Train, calibrate and save a model; leaves config, split, history, checkpoints, predictions and model in the run's folder."
     run = Path(run)
+    join()
     check_split(table)
     check_start(config.weights, split_hash(table))
-    start_run(run, table, config, resume)
+    once(lambda: start_run(run, table, config, resume or place()[0] > 0))
     if not (run / "model.keras").exists():
-        with alone(run):
+        with alone(run) if place()[0] == 0 else nullcontext():
             _learn(run, table, config)
     return run
 
