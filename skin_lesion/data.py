@@ -624,7 +624,7 @@ def _table_problems(table):
     found += [_problem("missing_photo", [i], f"No file for photo '{i}'.") for i in table["image_id"][table["path"].isna()]]
     for lesion, rows in table.groupby("lesion_id"):
         if rows["dx"].nunique() > 1:
-            diagnoses = ", ".join(sorted(set(rows["dx"].astype(str))))
+            diagnoses = ", ".join(sorted(set(rows["dx"].dropna())))
             found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {diagnoses}."))
     for dx, n in table.drop_duplicates("lesion_id")["dx"].value_counts().items():
         if dx in CLASSES and n < len(PARTS):
