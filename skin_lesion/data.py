@@ -685,7 +685,7 @@ def _table_problems(table, classes):
     found += [_problem("duplicate_id", [i], f"Photo '{i}' stands {n} times in the table.") for i, n in stands[stands > 1].items()]
     found += [_problem("missing_photo", [i], f"No file for photo '{i}'.") for i in table["image_id"][table["path"].isna()]]
     for lesion, rows in table[table["lesion_id"].isin(_several(table, "dx").index)].groupby("lesion_id"):
-        diagnoses = ", ".join(sorted(set(rows["dx"].astype(str))))
+        diagnoses = ", ".join(sorted(set(rows["dx"].dropna())))
         found.append(_problem("mixed_lesion", rows["image_id"], f"Lesion '{lesion}' has the diagnoses {diagnoses}."))
     for dx, n in table.drop_duplicates("lesion_id")["dx"].value_counts().items():
         if dx in classes and n < len(PARTS):

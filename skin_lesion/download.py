@@ -110,8 +110,10 @@ def _fetch(server, file, folder):
     pooch.get_logger().setLevel("WARNING")
     aside, fill = folder / ".unchecked", partial(_resume, part=folder / f"{file.name}.part", size=file.size)
     place = folder if (folder / file.name).exists() else aside
-    os.replace(pooch.retrieve(server + file.address, f"md5:{file.md5}", file.name, place, downloader=fill), folder / file.name)
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        os.replace(pooch.retrieve(server + file.address, f"md5:{file.md5}", file.name, place, downloader=fill), folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return folder / file.name
 
 # %% ../nbs/00a_download.ipynb #45cbd1c7

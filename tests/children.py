@@ -61,15 +61,15 @@ class Child:
         self.process.start()
         theirs.close()
 
-    def listen(self, until=None, nth=1):
-        "Wait until the child is at a place for the nth time; False if it ended before."
+    def listen(self, *places, nth=1):
+        "Wait until the child is at one of these places for the nth time; False if it ended before."
         while self.pipe.poll(120):
             try:
                 place = self.pipe.recv()
             except EOFError:
                 place = None
             self.heard.append((place, time.time()))
-            nth -= place == until
+            nth -= place in places
             if place is None or not nth:
                 return place is not None
         raise TimeoutError(f"nothing was heard from the child since {self.heard}")
@@ -80,9 +80,9 @@ class Child:
         self.process.join(60)
         return self.process.exitcode, self.log.read_text()[-3000:]
 
-    def strike(self, place, delay):
-        "Kill the child a moment after it was at a place; whether it was there to be killed."
-        if self.listen(place):
+    def strike(self, places, delay):
+        "Kill the child a moment after it came to one of these places; whether it was there to be killed."
+        if self.listen(*places):
             time.sleep(delay)
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGKILL)

@@ -298,3 +298,9 @@ def test_a_table_that_could_be_read_in_two_ways_is_refused(text, said, tmp_path)
     (tmp_path / "meta.csv").write_text(text)
     with pytest.raises(ValueError, match=said):
         load_table(tmp_path / "meta.csv")
+
+
+def test_a_table_with_a_missing_diagnosis_among_two_is_reported(tmp_path):
+    (tmp_path / "meta.csv").write_text("image_id,lesion_id,dx\nA,1,nv\nB,1,mel\nC,1,\n")
+    kinds = {problem["kind"] for problem in verify(tmp_path)["problems"]}
+    assert {"mixed_lesion", "unknown_diagnosis"} <= kinds

@@ -28,6 +28,7 @@ from skin_lesion.train import Config
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs kill -9")
 EPOCHS = ["epoch", "save_weights", "save_checkpoint"]
 END = ["finish_run", "write_predictions", "save", "report"]
+ORDER = ["_fill", *EPOCHS, *END]  # a place that a resumed run does not come to any more is stood for by the next
 PLANS = {0: ["_fill", "save_checkpoint", "save", "report"]}
 if LONG:
     PLANS = {seed: ["_fill", "_fill", *random.Random(seed).choices(EPOCHS, k=4), *END, "report"] for seed in range(1, 6)}
@@ -73,9 +74,14 @@ def same(run, other):
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
 
 
+def visible(folder):
+    "Every file that is not hidden, nor in a hidden folder: what is half made is."
+    return [p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
 def check_whole(folder):
     "Open every file that bears its name."
-    for path in (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for path in visible(folder):
         if path.suffix in (".npz", ".npy"):
             assert np.load(path, mmap_mode="r" if path.suffix == ".npy" else None) is not None
         if path.suffix in (".npz", ".keras", ".zip"):
@@ -95,7 +101,7 @@ def test_a_training_killed_again_and_again_ends_like_an_unbroken_one(seed, table
     task = (tmp_path, train_and_report, table, tmp_path / "run", CONFIG)
     killed = 0
     for place in PLANS[seed]:
-        killed += Child(*task).strike(place, chance.uniform(0, lasted[place]))
+        killed += Child(*task).strike(ORDER[ORDER.index(place) :], lasted[place] * chance.random() ** 3)  # often soon, or the place is left
         check_whole(tmp_path)
     with fault("kills of a training", killed):
         assert killed >= len(PLANS[seed]) // 2
@@ -128,7 +134,7 @@ def test_a_training_that_meets_a_full_disk_and_ctrl_c_says_so_and_ends_like_an_u
         assert len(pd.read_csv(tmp_path / "run/history.csv")) == 1
     with fault("Ctrl-C"):
         child = Child(tmp_path, shell, [*command, "--resume"])
-        assert child.listen("epoch", 2)
+        assert child.listen("epoch", nth=2)
         time.sleep(0.1)
         os.kill(child.process.pid, signal.SIGINT)
         code, said = child.end()
@@ -142,11 +148,10 @@ def test_a_training_that_meets_a_full_disk_and_ctrl_c_says_so_and_ends_like_an_u
 
 def content_of(folder):
     "Name and hash of every file that is not hidden."
-    files = [p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in visible(folder)}
 
 
-def killed_often(folder, work, args, places, n, made):
+def killed_often(what, folder, work, args, places, n, made):
     "Kill a task at random moments, n times from the beginning, and let it finish; the same files as unbroken must be there."
     chance = random.Random(n)
     first = Child(folder / "unbroken", work, *args(folder / "unbroken"))
@@ -158,9 +163,9 @@ def killed_often(folder, work, args, places, n, made):
         home = folder / f"killed{i}"
         home.mkdir()
         place = places[i % len(places)]
-        if Child(home, work, *args(home)).strike(place, chance.uniform(0, 0.9 * lasted[place])):
+        if Child(home, work, *args(home)).strike([place], chance.uniform(0, 0.9 * lasted[place])):
             check_whole(home)
-            with fault(f"kills of {work.__name__}"):
+            with fault(f"kills of a {what}"):
                 code, said = Child(home, work, *args(home)).end()
                 assert code == 0, said
                 assert content_of(made(home)) == expected
@@ -173,7 +178,8 @@ def homes(tmp_path):
 
 
 def test_a_sample_whose_drawing_is_killed_is_drawn_again(homes):
-    killed_often(homes, draw_sample, lambda home: (), ["make_sample"], 20 if LONG else 2, lambda home: next((home / "cache").glob("sample-*")))
+    drawn = lambda home: next((home / "cache").glob("sample-*"))  # noqa: E731
+    killed_often("sample's drawing", homes, draw_sample, lambda home: (), ["make_sample"], 20 if LONG else 2, drawn)
 
 
 class Slow(Handler):
@@ -204,10 +210,10 @@ def server():
 def test_a_download_that_is_killed_goes_on(homes, server):
     files = [download.Published(name, address, len(content), hashlib.md5(content).hexdigest()) for address, (name, content) in CONTENTS.items()]
     args = lambda home: (home / "ham10000", server, files)  # noqa: E731
-    killed_often(homes, fetch, args, ["_fetch", "unzip_photos", "_fetch"], 30 if LONG else 3, lambda home: home / "ham10000")
+    killed_often("download", homes, fetch, args, ["_fetch", "unzip_photos", "_fetch"], 30 if LONG else 3, lambda home: home / "ham10000")
 
 
 def test_predictions_that_are_killed_leave_no_half_table(homes, table):
     save(create("cnn", 32), homes / "model.keras", Info("cnn", 32))
     args = lambda home: (["predict", *table["path"].head(12), "--model", homes / "model.keras", "--out", home / "out/table.csv"],)  # noqa: E731
-    killed_often(homes, shell, args, ["open_model", "predict"], 10 if LONG else 2, lambda home: home / "out")
+    killed_often("prediction", homes, shell, args, ["open_model", "predict"], 10 if LONG else 2, lambda home: home / "out")
