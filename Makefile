@@ -7,7 +7,7 @@ WORKERS    ?= auto
 PYTEST     := -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadfile
 SOAK_TESTS := $(patsubst %,tests/test_%.py,kills faults fuzz properties mutations)
 TORCH_TESTS := tests/test_models.py tests/test_train.py tests/test_gradcam.py tests/test_backends.py
-BENCHMARKS := cache batches training memory
+BENCHMARKS := cache batches training memory prediction
 COMPILED   := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv-jax/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 SUPPORTED  := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 stamp       = $(1)/setup-$(shell cat $(2) settings.ini setup.py | cksum | cut -d' ' -f1)

@@ -76,7 +76,8 @@ def test_lock_names_every_direct_dependency_and_no_host(backend):
     lock = (ROOT / name).read_text(encoding="utf-8")
     assert not HOSTS.search(lock)
     locked = {name.lower() for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
-    keys = ["requirements", "lite_requirements", "dev_requirements"] + ([] if backend == "tensorflow" else [f"{backend}_requirements"])
+    keys = ["requirements", "lite_requirements", "dev_requirements"]
+    keys += ["demo_requirements", "export_requirements"] if backend == "tensorflow" else [f"{backend}_requirements"]
     direct = {n for key in keys for n in requirement_names(key)} - ({"tensorflow"} if backend != "tensorflow" else set())
     assert direct - locked == set(), "run make lock"
     assert {n for n in locked if n in {"tensorflow", "jax", "torch"} or n.startswith(("nvidia", "cuda", "triton"))} == {backend}
