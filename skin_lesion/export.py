@@ -87,6 +87,7 @@ def _name_sizes(tensors, shapes):
 def _write_onnx(graph, about, path):
     import onnx
 
+    graph(np.zeros((1, *graph.inputs[0].shape[1:]), "uint8"))  # Keras writes to ONNX only what was called before
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # Keras asks numpy for a name that numpy no longer has
         graph.export(str(path), format="onnx", verbose=False)
     saved = onnx.load(path)
