@@ -235,7 +235,7 @@ def write_share(
     processes,  # number of processes
 ):  # whether this was the last part, so that `out` is written
     "Write a part of a table; the process that finds all parts there joins them."
-    out, key = Path(out), hashlib.sha256(what.encode()).hexdigest()[:8]
+    out, key = Path(out), hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()[:8]
     parts = [out.with_name(f"{out.stem}-{key}-{r}-of-{processes}{out.suffix}") for r in range(processes)]
     with atomic_write(parts[rank]) as draft:
         table.to_csv(draft, index=False, errors="backslashreplace")

@@ -271,7 +271,7 @@ class Batches(keras.utils.PyDataset):
         return self.drawn[1]
 
     def _empty(self, n):
-        return np.empty((n, *self.photos.shape[1:]), np.uint8)
+        return np.empty((n, *self.photos.shape[1:]), self.photos.dtype)
 
     def _variant(self, index, step, place):
         photo = self.photos[self.rows[index]]
@@ -351,7 +351,7 @@ class Copies:
         seed,  # seed of the variants
     ):
         self.photos, self.rows, self.copies, self.seed = photos, rows, copies, seed
-        self.shape = (len(rows), *photos.shape[1:])
+        self.shape, self.dtype = (len(rows), *photos.shape[1:]), photos.dtype
 
     def __getitem__(self, index):
         row, copy = int(self.rows[index]), int(self.copies[index])

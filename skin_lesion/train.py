@@ -216,7 +216,7 @@ class Features(Batches):
         self.photos, self.rows = features, np.arange(len(features))
 
     def _empty(self, n):
-        return np.empty((n, *self.photos.shape[2:]), np.float32)
+        return np.empty((n, *self.photos.shape[2:]), self.photos.dtype)
 
     def _variant(self, index, step, place):
         views = self.photos[index]

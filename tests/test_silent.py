@@ -15,6 +15,7 @@ from skin_lesion.app import app
 from skin_lesion.data import (
     CHALLENGE_COLUMNS,
     CLASSES,
+    FIT,
     STATISTICS,
     check_split,
     colour_quantiles,
@@ -118,7 +119,7 @@ def test_a_run_keeps_what_its_photos_look_like_and_evaluation_compares(table, ph
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ".npz"])
 def test_a_model_that_was_trained_on_another_resize_is_refused(tmp_path, suffix):
     path = save(create("cnn", SIZE), tmp_path / f"model{suffix}", Info("cnn", SIZE, fit="squashed"))
-    with pytest.raises(ValueError, match="learned from photos resized by 'squashed', and this version resizes by 'centre-square-area'"):
+    with pytest.raises(ValueError, match=f"learned from photos resized by 'squashed', and this version resizes by '{FIT}'"):
         load(path)
 
 
