@@ -7,14 +7,14 @@ The first three are tried by `make test`, all of them by `make soak`. A line is 
 MUTATIONS = {
     "a lesion on two sides is let through": (
         "data.py",
-        "crossing = crossing[crossing.str.len() > 1]",
-        "crossing = crossing[crossing.str.len() > 2]",
+        'crossing = _several(table, "part")',
+        'crossing = _several(table, "dx")',
         "test_properties.py::test_no_split_with_a_crossing_lesion_is_taken",
     ),
     "the camera's orientation is ignored": (
         "data.py",
-        "upright = ImageOps.exif_transpose(photo)",
-        "upright = photo",
+        "ImageOps.exif_transpose(photo, in_place=True)",
+        "photo.load()",
         "test_fuzz.py::test_exif_orientation_is_applied",
     ),
     "balanced accuracy is the mean precision": (

@@ -13,7 +13,7 @@ from skin_lesion import export as exporting
 from skin_lesion.app import app
 from skin_lesion.data import CLASSES, load_table
 from skin_lesion.gradcam import heatmaps
-from skin_lesion.models import Info, create, fold, log_probabilities, save
+from skin_lesion.models import Info, create, fold, log_probabilities, logits_model, save
 from skin_lesion.sample import data_folder
 
 SIZE = 64
@@ -28,11 +28,13 @@ def needs(format):
     return exporting.FORMATS[format].suffix
 
 
-def spread(model):
-    "The model with logits that differ from photo to photo, as a trained one's do."
+def spread(model, photos):
+    "The model with logits that differ from photo to photo by about one, as a trained one's do."
     kernel, bias = model.get_layer("logits").get_weights()
-    rng = np.random.default_rng(0)
-    model.get_layer("logits").set_weights([rng.normal(0, 3, kernel.shape), rng.normal(0, 0.5, bias.shape)])
+    model.get_layer("logits").set_weights([np.random.default_rng(0).normal(0, 1, kernel.shape), bias])
+    logits = logits_model(model).predict_on_batch(photos)
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel / logits.std(0), (bias - logits.mean(0)) / logits.std(0)])
     return model
 
 
@@ -42,11 +44,11 @@ def photos():
 
 
 @pytest.fixture(scope="module")
-def models():
+def models(photos):
     "A small network that averages two views, and a hybrid of two grids: four places by four, and two by two."
     keras.utils.set_random_seed(0)
     names = {"cnn": 2, "cnn_efficientnet_lite0": 1}
-    return {name: (fold(spread(create(name, SIZE)), 1.5), Info(name, SIZE, temperature=1.5, views=views)) for name, views in names.items()}
+    return {name: (fold(spread(create(name, SIZE), photos), 1.5), Info(name, SIZE, temperature=1.5, views=views)) for name, views in names.items()}
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def numbers(content, name=""):
 
 
 def score(of, digits):
-    return f"{of['value']:.{digits}f} ({of['low']:.{digits}f}–{of['high']:.{digits}f})"
+    return f"{of['value']:.{digits}f} ({of['low']:.{digits}f} to {of['high']:.{digits}f})"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)

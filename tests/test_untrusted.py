@@ -199,7 +199,7 @@ def test_the_library_reads_no_pickle_and_runs_no_text():
 
 def test_every_download_is_by_https_and_has_a_hash():
     addresses = {url for path in LIBRARY for url in re.findall(r"http://[^\s\"')]*", path.read_text(encoding="utf-8"))}
-    assert {url for url in addresses if not url.startswith(("http://127.0.0.1", "http://{host}"))} == set(), "only this computer is spoken to without https"
+    assert {url for url in addresses if not url.startswith(("http://127.0.0.1", "http://{host}"))} == set()  # this computer alone
     assert download.DATAVERSE.startswith("https://") and all(re.fullmatch("[0-9a-f]{32}", file.md5) for file in download.FILES)
     fetched = [backbone for backbone in BACKBONES.values() if backbone.url]
     assert fetched and all(b.url.startswith("https://") and re.fullmatch("[0-9a-f]{32}", b.md5) for b in fetched)
