@@ -280,7 +280,7 @@ def page(request, browser, server):
     "The page in a window; at its end nothing may have gone wrong or have been fetched from elsewhere."
     context = browser.new_context(viewport=SCREENS[request.param], accept_downloads=True)
     page, troubles, hosts = context.new_page(), [], set()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)  # beside other tests, on two cores
     page.on("console", lambda message: message.type == "error" and troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
