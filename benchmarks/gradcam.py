@@ -9,12 +9,9 @@ and division by the maximum. `--only heatmaps` or `--only times` runs one half. 
 """
 import argparse
 import csv
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -22,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from timing import in_turn, surroundings
 
 from skin_lesion import data, gradcam, models, sample, train
 
@@ -153,18 +151,6 @@ def compare_heatmaps(model, photos):
             yield row | {"value": str(error).splitlines()[0][:200], "holds": ""}
 
 
-def seconds(ways, repeats):
-    "{way: seconds of every repeat}, the ways in turn, after one round that does not count."
-    found = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, work in ways.items():
-            start = time.perf_counter()
-            work()
-            if turn:
-                found[name].append(time.perf_counter() - start)
-    return found
-
-
 def compare_times(model, photos, repeats):
     "Median, least and most seconds of each way for one batch, and how they compare."
     target, batch = model.get_layer(gradcam.split_model(model).layers[0]), np.asarray(photos)
@@ -176,45 +162,32 @@ def compare_times(model, photos, repeats):
         "Grad-CAM, all classes": lambda: gradcam.heatmaps(model, batch, "all", batch_size=len(batch)),
     }
     for peer, explain in ready(model, target).items():
-        if callable(explain):
-            ways[peer] = lambda explain=explain: explain(x, classes)
-        else:
-            yield {"part": "times", "model": model.name, "way": peer, "photos": len(x), "value": explain}
-    took = seconds(ways, repeats)
-    median = {name: float(np.median(values)) for name, values in took.items()}
+        ways[peer] = (lambda explain=explain: explain(x, classes)) if callable(explain) else explain
+    took = in_turn(ways, repeats)
+    median = {name: float(np.median(values)) for name, values in took.items() if not isinstance(values, str)}
     for name, values in took.items():
-        row = {"part": "times", "model": model.name, "way": name, "photos": len(x), "value": f"{median[name]:.3f}"}
-        row |= {"least": f"{min(values):.3f}", "most": f"{max(values):.3f}"}
-        if name in LIMITS:
-            base, limit = LIMITS[name]
-            ratio = median[name] / median[base]
-            row |= {"note": f"{ratio:.2f} x {base}", "limit": f"<= {limit}", "holds": ratio <= limit}
-        elif name != "plain prediction":
-            ratio, limit = median[name] / median["Grad-CAM, one class"], AT_LEAST.get(name)
-            row |= {"note": f"{ratio:.2f} x Grad-CAM, one class"}
-            row |= {"limit": f">= {limit}", "holds": ratio >= limit} if limit else {}
-        yield row
+        row = {"part": "times", "model": model.name, "way": name, "photos": len(x)}
+        if name not in median:
+            yield row | {"value": values}
+            continue
+        yield row | {"value": f"{median[name]:.3f}", "least": f"{min(values):.3f}", "most": f"{max(values):.3f}"} | judged(name, median)
+
+
+def judged(name, median):
+    "How a way's median compares, and whether it keeps its limit."
+    if name in LIMITS:
+        base, limit = LIMITS[name]
+        ratio = median[name] / median[base]
+        return {"note": f"{ratio:.2f} x {base}", "limit": f"<= {limit}", "holds": ratio <= limit}
+    if name == "plain prediction":
+        return {}
+    ratio, limit = median[name] / median["Grad-CAM, one class"], AT_LEAST.get(name)
+    return {"note": f"{ratio:.2f} x Grad-CAM, one class"} | ({"limit": f">= {limit}", "holds": ratio >= limit} if limit else {})
 
 
 # The table
 
 COLUMNS = ["part", "model", "way", "photos", "value", "least", "most", "note", "limit", "holds", "machine", "versions"]
-
-
-def surroundings():
-    "The machine and the versions behind the numbers."
-    names = ["keras", "tensorflow", "numpy", "torch", *(package for _, package in PEERS.values() if package != "keras")]
-    versions = []
-    for name in names:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} not installed")
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    versions = ", ".join([f"python {platform.python_version()}", *versions])
-    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}", "versions": versions}
 
 
 def main():
@@ -224,7 +197,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=7, help="rounds that are timed, after one that is not")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gradcam.csv")
     wanted = parser.parse_args()
-    around, rows = surroundings(), []
+    around, rows = surroundings(["torch", *(package for _, package in PEERS.values() if package != "keras")]), []
     for model, photos in networks(data.cache_folder() / "runs" / "benchmark"):
         if wanted.only != "times":
             rows += compare_heatmaps(model, photos)

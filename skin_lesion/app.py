@@ -239,15 +239,14 @@ def train(
     with it this machine runs one of them, and `--coordinator` says where the others meet it. When one fails, the others are ended.
     """
     if distributed:
-        print(_launch(processes, rank, coordinator), end="")
-        return
+        return print(_launch(processes, rank, coordinator), end="")
     training, evaluation, predicting = _modules("train", "evaluate", "predict")
     from skin_lesion.data import load_split, split_lesions
     from skin_lesion.distribute import place
 
     table = _load(data)
-    named = {"learning_rate": learning_rate, "weight_decay": weight_decay, "precision": precision, "seed": seed, "protocol": protocol}
-    chosen = {**named, **_settings(other, training.Config)}
+    chosen = {"learning_rate": learning_rate, "weight_decay": weight_decay, "precision": precision, "seed": seed, "protocol": protocol}
+    chosen |= _settings(other, training.Config)
     config = training.Config(model, size, None if weights == "none" else weights, epochs, **chosen)
     table = load_split(split, table) if split else split_lesions(table)
     if tensorboard:
@@ -258,8 +257,7 @@ def train(
     metrics = {part: evaluation.report(run, part) for part in (["test"] if protocol == "honest" else ["test", "unseen"])}
     if protocol == "honest":
         predicting.familiarity_of_run(run, table)
-    lines = [f"{part}: {_report_text(scores)}" for part, scores in metrics.items()]
-    _say(as_json, {"run": str(run), **metrics}, "\n".join([*lines, f"Look at {run / 'model.keras'} and {run / 'figures'}."]))
+    _say(as_json, {"run": str(run), **metrics}, _run_text(run, metrics))
 
 # %% ../nbs/08_app.ipynb #851ebd53
 def _report_text(metrics):
@@ -268,6 +266,12 @@ def _report_text(metrics):
     lines += [f"{name.replace('_', ' '):18} {_score(metrics[name])}" for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece")]
     lines += [f"recall of {dx:8} {_score(of['recall'])}  {of['n']} photos" for dx, of in metrics["per_class"].items()]
     return "\n".join(lines)
+
+
+def _run_text(run, metrics):
+    "The scores of a finished run, part by part, and where to look."
+    lines = [f"{part}: {_report_text(scores)}" for part, scores in metrics.items()]
+    return "\n".join([*lines, f"Look at {run / 'model.keras'} and {run / 'figures'}."])
 
 # %% ../nbs/08_app.ipynb #63d9e38e
 @command
@@ -351,6 +355,15 @@ def _identity(file):
     return f"{file.absolute()} {state.st_size} {state.st_mtime_ns}"
 
 
+def _answers_text(table):
+    "Answers as a table, then what has to be said of some photos, then those that were not read."
+    good, failed = table[table["error"].isna()].drop(columns="error"), table["error"].dropna()
+    lines = [good.to_string(index=False, float_format="{:.3f}".format)] if len(good) else []
+    strange = good[~good["familiar"].astype(bool)] if "familiar" in good else good[:0]
+    lines += [f"{path} does not look like the photos that the model learned from: read no diagnosis from it." for path in strange["path"]]
+    return "\n".join([*lines, *failed])
+
+
 @command
 def predict(
     photos: list[str] = typer.Argument(metavar="PHOTO_OR_FOLDER...", help="Photos, or folders of photos."),
@@ -381,12 +394,8 @@ def predict(
     if out:
         write_share(table, out, "\n".join([_identity(predicting.model_file(model)), *found]), *mine)
     shares = {name: dict(zip(info.classes, getattr(info, name), strict=True)) for name in ("prevalence", "prior")}
-    good, failed = table[table["error"].isna()].drop(columns="error"), table["error"].dropna()
-    lines = [good.to_string(index=False, float_format="{:.3f}".format)] if len(good) else []
-    strange = good[~good["familiar"].astype(bool)] if "familiar" in good else good[:0]
-    lines += [f"{path} does not look like the photos that the model learned from: read no diagnosis from it." for path in strange["path"]]
-    _say(as_json, {"photos": answers, **shares}, "\n".join([*lines, *failed]))
-    return int(len(failed) > 0)
+    _say(as_json, {"photos": answers, **shares}, _answers_text(table))
+    return int(table["error"].notna().any())
 
 # %% ../nbs/08_app.ipynb #5e12fe02
 @command

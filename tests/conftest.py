@@ -83,3 +83,15 @@ def pytest_terminal_summary(terminalreporter):
     if soak.LONG and soak.COUNTS:
         terminalreporter.section("faults")
         terminalreporter.write_line(soak.summary())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium without a screen."
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()

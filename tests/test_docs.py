@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 import yaml
-from conftest import CHROMIUM, CHROMIUM_FLAGS, NBS, NOTEBOOKS, ROOT, SETTINGS, copy_checkout
+from conftest import NBS, NOTEBOOKS, ROOT, SETTINGS, copy_checkout
 
 HIDDEN = re.compile(r"^#\|\s*(hide\s*$|default_exp|exporti?\b|output: false|include: false)", re.MULTILINE)
 PROCESS = """
@@ -171,17 +171,6 @@ def test_settings_ask_for_search_and_for_light_and_dark():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here; apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def address(site):
     "The address at which the pages are served."
     handler = partial(SimpleHTTPRequestHandler, directory=site[1])
@@ -204,10 +193,10 @@ def open_tab(browser, address, errors):
 
 
 @pytest.fixture(scope="module")
-def seen(chromium, address):
+def seen(browser, address):
     "What a reader meets who starts at home and follows every link: {page: links, ids, broken pictures, errors, what is cut at each width}."
     seen, ahead, errors = {}, ["index.html"], []
-    tab = open_tab(chromium, address, errors)
+    tab = open_tab(browser, address, errors)
     while ahead:
         name = ahead.pop()
         tab.set_viewport_size(WIDE)

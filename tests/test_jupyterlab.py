@@ -11,7 +11,7 @@ import urllib.request
 
 import nbformat
 import pytest
-from conftest import CHROMIUM, CHROMIUM_FLAGS, ROOT
+from conftest import ROOT
 
 from skin_lesion.data import cache_folder
 
@@ -73,17 +73,6 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here; apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def read(path):

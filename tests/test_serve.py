@@ -23,8 +23,6 @@ from skin_lesion.sample import data_folder
 
 pytest.importorskip("gradio", reason="no gradio here; pip install 'skin_lesion[demo]'")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ODD = "<img src=x onerror=alert(1)> ${1+1} {{value}}.jpg"
 SAID = "does not look like a dermatoscopic photograph"
 
@@ -259,17 +257,6 @@ def test_a_large_upload_is_refused(small, photos, large):
     assert small.ask("POST", "/gradio_api/upload", iter([b"x" * 90_000] * 3), **{"Transfer-Encoding": "chunked"})[0] == 411
     assert small.left() == []
     assert small.upload(photos[3])[0] == 200 and len(small.left()) == 1
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here; apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here; make setup")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 SCREENS = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}
