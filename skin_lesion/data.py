@@ -317,7 +317,7 @@ def _read_file(file, layouts, photos):
         raise ValueError(f"Column '{twice[0]}' stands {header.count(twice[0])} times in the first line of {file}. Keep the one that counts.")
     table = layouts[layout][1](_cells(file, separator).rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
     files = table["image_id"].where(table["image_id"].str.lower().str.endswith(PHOTO_SUFFIXES))
-    named = files.map(lambda name: str(p.absolute()) if os.path.isfile(p := Path(photos, name)) else None, na_action="ignore")
+    named = files.map(lambda name: str(p.absolute()) if os.path.isfile(p := Path(photos, name)) else None, na_action="ignore").astype("str")
     names = table["image_id"].str.replace(rf"^.*[/\\]|({'|'.join(map(re.escape, PHOTO_SUFFIXES))})$", "", regex=True, case=False)
     return table.assign(path=named.fillna(names.map(_photo_paths(photos, names.dropna()))))
 

@@ -457,6 +457,7 @@ def window(
     gr = gradio()
     drop, choose, explain, leave = _handlers(gr, desk)
     alone = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "preprocess": False}
+    alone["trigger_mode"] = "always_last"  # what is chosen while an answer is awaited comes next; by default it is lost
     with gr.Blocks(title="Skin lesion classifier", analytics_enabled=False) as page:
         gr.HTML(WELCOME, elem_classes="skin")
         photos = gr.File(label="Photos, one or many", file_count="multiple", height=160, elem_id="photos")

@@ -314,7 +314,7 @@ def test_memory_map(flat, expected, tmp_path):
     assert np.allclose(heatmaps(flat, np.load(tmp_path / "photos.npy", mmap_mode="r"), "all", batch_size=2), expected, atol=1e-5)
 
 
-PEAK = """
+PEAK = r"""
 import re, sys
 import keras, numpy as np
 from skin_lesion import gradcam

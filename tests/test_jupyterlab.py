@@ -169,5 +169,5 @@ def test_no_notebook_needs_widgets():
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make here")
 def test_make_lab_opens_the_notebooks():
-    said = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(["make", "--no-print-directory", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1].split() == [".venv/bin/jupyter", "lab", "nbs"]
