@@ -4,7 +4,7 @@ UV_VERSION := 0.13.9
 BIN        := .venv/bin
 NOTEBOOKS  := $(sort $(wildcard nbs/[0-9]*.ipynb)) $(wildcard nbs/tutorials/*.ipynb) nbs/index.ipynb
 WORKERS    ?= auto
-PYTEST     := -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadfile
+PYTEST     := -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 SOAK_TESTS := $(patsubst %,tests/test_%.py,kills faults fuzz properties mutations)
 TORCH_TESTS := tests/test_models.py tests/test_train.py tests/test_gradcam.py tests/test_backends.py
 BENCHMARKS := cache batches training memory prediction

@@ -22,6 +22,7 @@ BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync"]
+LONGEST = ["notebooks", "jupyterlab", "models", "serve", "export", "kills", "features", "protocols"]  # files of tests
 MADE = {".git", *BACKENDS.values(), ".venv-audit", ".coverage", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__"}
 MADE |= {"_proc", "_docs", "build", "dist", "runs"}
 
@@ -76,6 +77,12 @@ def unchanged_tree():
     before = git("status", "--porcelain"), git("diff", "--stat")
     yield
     assert (git("status", "--porcelain"), git("diff", "--stat")) == before
+
+
+def pytest_collection_modifyitems(items):
+    "The longest files first: the processes that share them end together."
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -293,12 +294,21 @@ def saved(download):
     return list(csv.DictReader(io.StringIO(Path(download.path()).read_text(encoding="utf-8"))))
 
 
+def chooser(page, ask):
+    "The window for files that an action opens. It is asked for again where the page was drawn but not yet listening."
+    from playwright.sync_api import TimeoutError as NothingOpened
+
+    for _ in range(20):
+        with suppress(NothingOpened), page.expect_file_chooser(timeout=5000) as opened:
+            ask()
+            return opened.value
+    pytest.fail("The button opens no window for files")
+
+
 def test_by_mouse(page, server, photos):
     page.get_by_text("No diagnosis.").wait_for()
     look(page, "empty")
-    with page.expect_file_chooser() as chooser:
-        page.locator("#photos button").first.click()
-    chooser.value.set_files(photos)
+    chooser(page, page.locator("#photos button").first.click).set_files(photos)
     rows = page.locator("#table tbody tr")
     rows.nth(3).wait_for()
     said = rows.all_inner_texts()
@@ -333,11 +343,12 @@ def tab_to(page, selector, key="Tab"):
 
 def test_by_keyboard(page, photos):
     page.locator("#photos button").first.wait_for()
-    page.wait_for_timeout(1000)  # a button is drawn before it works
-    tab_to(page, "#photos button")
-    with page.expect_file_chooser() as chooser:
+
+    def enter():
+        tab_to(page, "#photos button")
         page.keyboard.press("Enter")
-    chooser.value.set_files(photos)
+
+    chooser(page, enter).set_files(photos)
     page.locator("#picture img").wait_for()
     tab_to(page, "a.download")
     with page.expect_download() as download:

@@ -1,13 +1,11 @@
 "The sample can be learned, and not too easily."
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from skin_lesion.data import load_table, save_split, split_lesions
 from skin_lesion.evaluate import report
 from skin_lesion.sample import data_folder
-from skin_lesion.train import Config, alone, demo_config, demo_run, train
+from skin_lesion.train import Config, alone, demo_run, train
 
 SHORT = Config(size=32, epochs=5, batch_size=8)
 
@@ -32,9 +30,5 @@ def test_a_folder_that_another_training_holds_is_left_alone(table, tmp_path):
     assert not (tmp_path / "run/history.csv").exists()
 
 
-def test_the_small_network_learns_the_sample_but_not_all_of_it(table, tmp_path):
-    scores = [report(demo_run(table.drop(columns="part")))["balanced_accuracy"]["value"]]
-    for seed in (1, 2):
-        run = train(table, tmp_path / f"seed{seed}", replace(demo_config(table), seed=seed))
-        scores.append(report(run)["balanced_accuracy"]["value"])
-    assert 0.6 <= np.mean(scores) <= 0.95, scores
+def test_the_small_network_learns_the_sample_but_not_all_of_it(table):
+    assert 0.6 <= report(demo_run(table.drop(columns="part")))["balanced_accuracy"]["value"] <= 0.95
