@@ -33,7 +33,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, WebPImagePlugin
+from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
 from tqdm import tqdm
 
 from . import __version__
@@ -465,7 +465,8 @@ def read_photo(
     except Exception as error:  # a decoder that is fed garbage raises whatever it runs into
         known = "truncated" in str(error).lower()
         what = "is truncated" if known else "is not a readable photo"
-        raise ValueError(f"'{path}' {what} ({error}); expected a whole JPEG, PNG, BMP or WebP file. Fetch it again.") from error
+        why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"'{path}' {what} ({why}); expected a whole JPEG, PNG, BMP or WebP file. Fetch it again.") from error
 
 # %% ../nbs/00_data.ipynb #a740e9ef
 FIT = "centre-square-area-2"

@@ -434,12 +434,13 @@ def _handlers(gr, desk):
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
+    def choose(number, request: gr.Request):
+        answer, dx, picture = told(desk.chosen, request.session_hash, number)
+        return answer, gr.update(value=dx, visible=bool(picture)), picture
+
     def drop(uploads, request: gr.Request, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         shown, names, first = told(desk.dropped, request.session_hash, uploads or [])
-        return None, shown, gr.update(visible=True), gr.update(choices=names, value=first), *told(desk.chosen, request.session_hash, first)
-
-    def choose(number, request: gr.Request):
-        return told(desk.chosen, request.session_hash, number)
+        return None, shown, gr.update(visible=True), gr.update(choices=names, value=first), *choose(first, request)
 
     def explain(number, dx, request: gr.Request):
         return told(desk.chosen, request.session_hash, number, dx)[2]

@@ -328,6 +328,7 @@ def test_by_mouse(page, server, photos):
         page.get_by_role("option").nth(number).click()
         page.locator("#answer").get_by_text(words).wait_for()
         look(page, f"photo_{number + 1}")
+    page.locator("#kind").wait_for(state="hidden")
     assert page.locator("#picture img").count() == 0
     assert server.left() == []
 
