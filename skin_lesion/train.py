@@ -16,7 +16,9 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
+import threading
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -394,6 +396,32 @@ def _shown(model, run, batches, validation, config):
     return features(batches, config.cached_views, "train"), features(validation, 1, "validation")
 
 
+@contextmanager
+def _interruptible():  # context of a Keras callback for `fit`
+    """Let Ctrl-C end a training at its next step.
+
+    On JAX, Keras waits for the numbers of a step inside `except: pass`, where a KeyboardInterrupt is lost.
+    """
+    before, asked = signal.getsignal(signal.SIGINT), []
+
+    def heard(number, frame):
+        asked.append(number)
+        before(number, frame)
+
+    def stop(batch, logs=None):
+        if asked:
+            raise KeyboardInterrupt
+
+    mine = callable(before) and threading.current_thread() is threading.main_thread()
+    if mine:
+        signal.signal(signal.SIGINT, heard)
+    try:
+        yield keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_test_batch_end=stop)
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+
+
 def fit(
     model,  # a model of `models.create`
     run,  # the run's folder
@@ -413,8 +441,9 @@ def fit(
         if done < end and done - 1 - best_epoch(history) < config.patience:
             shown, held_out = _shown(model, run, batches, validation, config)
             shares = [Share(part, *place()) for part in (shown, held_out)]
-            callbacks = [Keeper(run, model, shown, history, config), *_loggers(run)]
-            trainer.fit(shares[0], validation_data=shares[1], initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=callbacks)
+            with _interruptible() as ending:
+                callbacks = [Keeper(run, model, shown, history, config), *_loggers(run), ending]
+                trainer.fit(shares[0], validation_data=shares[1], initial_epoch=done, epochs=end, shuffle=False, verbose=0, callbacks=callbacks)
     wait()
     if history:
         load_weights(sorted((run / "checkpoints").glob("recent*.npz")) or [run / "checkpoints" / "best.npz"], model)

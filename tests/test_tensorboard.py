@@ -22,7 +22,7 @@ def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch):
 
 def test_logs_hold_what_the_history_holds(tmp_path):
     files = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard here; pip install tensorboard")
-    import tensorflow as tf
+    tf = pytest.importorskip("tensorflow", reason="no TensorFlow here")
 
     run = tmp_path / "run"
     result = CliRunner().invoke(app, [*WORDS, str(run)])
