@@ -39,6 +39,7 @@ def quiet():  # a context in which nothing reaches standard error
 def _modules(*names):
     "The named modules of this library, loaded quietly; TensorFlow uses oneDNN on processors on which it would not by itself, too."
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a computer without CUDA is no error
     logging.getLogger("tensorflow").setLevel("ERROR")
     with quiet():
         return [import_module(f"skin_lesion.{name}") for name in names]
