@@ -408,7 +408,7 @@ def _interruptible():  # context of a Keras callback for `fit`
         asked.append(number)
         before(number, frame)
 
-    def stop(batch, logs=None):
+    def stop(*_):
         if asked:
             raise KeyboardInterrupt
 
@@ -416,7 +416,8 @@ def _interruptible():  # context of a Keras callback for `fit`
     if mine:
         signal.signal(signal.SIGINT, heard)
     try:
-        yield keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_test_batch_end=stop)
+        yield keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_test_batch_end=stop, on_epoch_end=stop)
+        stop()
     finally:
         if mine:
             signal.signal(signal.SIGINT, before)

@@ -129,7 +129,7 @@ def test_every_notebook_is_in_the_sidebar(site):
 
 
 def test_internal_links_resolve(site):
-    quarto_only = re.compile(r"output-file is not read|(lightbox|html-math-method) is ignored")
+    quarto_only = re.compile(r"output-file is not read|(lightbox|html-math-method|format\.html\.grid) is ignored")
     assert [line for line in site[2].splitlines() if line.startswith("warning:") and not quarto_only.search(line)] == []
 
 
