@@ -408,7 +408,7 @@ def _interruptible():  # context of a Keras callback for `fit`
         asked.append(number)
         before(number, frame)
 
-    def stop(*_):
+    def stop(number=None, logs=None):
         if asked:
             raise KeyboardInterrupt
 
