@@ -84,7 +84,7 @@ lint: setup ## check the style of notebooks, library, tests and tools
 
 lock: setup ## choose the versions in requirements.lock again, keeping those that still fit; UPGRADE=1 takes the newest
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(call compile,requirements.lock,--extra demo --extra export)
+	$(call compile,requirements.lock,--extra demo --extra export --constraint tools/lock.txt)
 	$(call compile,requirements-jax.lock,--extra jax --override tools/jax.txt --constraint requirements.lock)
 	$(call compile,requirements-torch.lock,--extra torch --override tools/torch.txt --constraint requirements.lock)
 
