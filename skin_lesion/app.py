@@ -105,11 +105,6 @@ def _load(data):
 
     return load_table(data if data and Path(data).is_file() else data_folder(data))
 
-
-def _score(score):
-    "A score with its interval, for people."
-    return "  none" if not score or score["value"] is None else f"{score['value']:6.3f}  ({score['low']:.3f} to {score['high']:.3f})"
-
 # %% ../nbs/08_app.ipynb #9d46eb90
 def _finding_text(finding):
     "A finding as a line, and what to do about it below."
@@ -263,9 +258,11 @@ def train(
 # %% ../nbs/08_app.ipynb #851ebd53
 def _report_text(metrics):
     "The scores of `evaluate.evaluate` as lines."
+    from skin_lesion.evaluate import score_text
+
     lines = [f"{metrics['n']} photos of {metrics['n_lesions']} lesions, 95 % intervals over lesions"]
-    lines += [f"{name.replace('_', ' '):18} {_score(metrics[name])}" for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece")]
-    lines += [f"recall of {dx:8} {_score(of['recall'])}  {of['n']} photos" for dx, of in metrics["per_class"].items()]
+    lines += [f"{name.replace('_', ' '):18} {score_text(metrics[name])}" for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece")]
+    lines += [f"recall of {dx:8} {score_text(of['recall'])}  {of['n']} photos" for dx, of in metrics["per_class"].items()]
     return "\n".join(lines)
 
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PREDICTION_COLUMNS', 'SCORED', 'N_BINS', 'check_predictions', 'confusion_scores', 'malignant_scores', 'decide',
            'ranking_auc', 'confidence_bins', 'calibration_error', 'fit_calibration', 'reliability_figure',
-           'lesion_weights', 'bootstrap', 'average_lesions', 'mix_shift', 'intervals', 'evaluate', 'confusion_figure',
-           'recall_figure', 'roc_figure', 'paired_difference', 'operating_points', 'slices', 'colour_shift', 'overlap',
-           'report']
+           'lesion_weights', 'bootstrap', 'average_lesions', 'mix_shift', 'intervals', 'evaluate', 'score_text',
+           'confusion_figure', 'recall_figure', 'roc_figure', 'paired_difference', 'operating_points', 'slices',
+           'colour_shift', 'overlap', 'report']
 
 # %% ../nbs/05_evaluate.ipynb #b6ef7065
 import json
@@ -333,6 +333,16 @@ def evaluate(
     lesions = average_lesions(predictions, prevalence, prior, classes)
     return _summary(predictions, n_boot, seed, classes) | {"lesions": _summary(lesions, n_boot, seed, classes)}
 
+# %% ../nbs/05_evaluate.ipynb #911546e6
+def score_text(
+    score,     # {value, low, high}, or None
+    digits=3,  # after the point
+):             # str
+    "A score with its interval, for people."
+    if not score or score["value"] is None: return "none"
+    value, low, high = (f"{score[name]:.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
 # %% ../nbs/05_evaluate.ipynb #bb7b763b
 def confusion_figure(
     metrics,  # dict from `evaluate`
@@ -364,7 +374,7 @@ def recall_figure(
     axis.axvline(mean["value"], color="black", linestyle="--")
     axis.axvspan(mean["low"], mean["high"], color="grey", alpha=0.2)
     axis.set(xlim=(0, 1), xlabel="recall (number of photos behind each name; malignant in red)",
-             title=f"balanced accuracy {mean['value']:.2f} ({mean['low']:.2f} to {mean['high']:.2f})")
+             title=f"balanced accuracy {score_text(mean, 2)}")
     axis.invert_yaxis()
     return figure
 

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 
 from . import data
 from .data import CLASSES
-from .evaluate import lesion_weights
+from .evaluate import lesion_weights, score_text
 from .gradcam import METHODS, Picture, heatmaps, overlay
 
 # %% ../nbs/06_faithfulness.ipynb #be71cb31
@@ -444,7 +444,7 @@ def headline(
     summary,  # DataFrame of `summarise`
 ):  # DataFrame of text: a row per metric and group, a column per method
     "The table to read: each value with its interval."
-    cells = summary.assign(cell=[f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})" for row in summary.itertuples()])
+    cells = summary.assign(cell=[score_text(row, 2) for row in summary.to_dict("records")])
     shape = cells.pivot(index=["group", "metric"], columns="method", values="cell")
     order = pd.MultiIndex.from_frame(cells[["group", "metric"]].drop_duplicates())
     wide = shape.reindex(order)[cells["method"].drop_duplicates()].rename_axis(columns=None)

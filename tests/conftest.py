@@ -85,6 +85,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    "Every test starts from the same seed, whatever ran before it, also for the fixtures of its module."
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 def pytest_terminal_summary(terminalreporter):
     "After `make soak`, what was tried and what became of it."
     if soak.LONG and soak.COUNTS:

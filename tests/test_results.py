@@ -14,6 +14,8 @@ from conftest import NBS, ROOT
 
 import skin_lesion
 from skin_lesion.data import CLASSES, load_table
+from skin_lesion.evaluate import score_text
+from skin_lesion.faithfulness import summarise
 from skin_lesion.predict import load_best_model, open_familiarity, predict
 from skin_lesion.sample import data_folder
 
@@ -45,10 +47,6 @@ def numbers(content, name=""):
         return
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         yield from numbers(value, f"{name}/{key}")
-
-
-def score(of, digits):
-    return f"{of['value']:.{digits}f} ({of['low']:.{digits}f} to {of['high']:.{digits}f})"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
@@ -85,15 +83,15 @@ def test_readme_and_pages_say_what_the_tables_give(folder):
     test = read(folder, "metrics")["test"]
     wanted = {"balanced_accuracy": test["balanced_accuracy"], "accuracy": test["accuracy"], "mel": test["per_class"]["mel"]["recall"]}
     for of in wanted.values():
-        assert score(of, 2) in (ROOT / "README.md").read_text(encoding="utf-8")
-        assert score(of, 3) in said(NBS / "10_results.ipynb")
+        assert score_text(of, 2) in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert score_text(of, 3) in said(NBS / "10_results.ipynb")
 
 
 @pytest.mark.skipif(not (RESULTS / "best").exists(), reason="no model ships yet")
 def test_the_model_card_says_what_the_tables_give():
     test, card = read(RESULTS / "best", "metrics")["test"], said(NBS / "11_model_card.ipynb")
-    assert all(score(test[name], 3) in card for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece"))
-    assert all(score(test["per_class"][dx]["recall"], 2) in card for dx in CLASSES)
+    assert all(score_text(test[name], 3) in card for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece"))
+    assert all(score_text(test["per_class"][dx]["recall"], 2) in card for dx in CLASSES)
     assert read(RESULTS / "best", "model")["split_hash"][:12] in card
 
 
@@ -115,3 +113,13 @@ def test_the_model_that_ships():
     assert info.split_hash == read(RESULTS / "best", "model")["split_hash"] and info.protocol.startswith("honest")
     (answer,) = predict(model, info, load_table(data_folder("sample"))["path"][:1].tolist(), familiarity=open_familiarity())
     assert sum(answer["probabilities"].values()) == pytest.approx(1) and answer["strangeness"] > 0
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/faithfulness_photos.csv")), ids=lambda p: p.parent.name)
+def test_faithfulness_is_that_of_test_photos_and_sums_up_again(path):
+    scores = pd.read_csv(path, dtype={"image_id": str, "lesion_id": str})
+    assert set(SPLIT.loc[scores["image_id"], "part"]) == {"test"}
+    kept = pd.read_csv(path.with_name("faithfulness.csv")).set_index(["method", "group", "metric"])
+    again = pd.concat([summarise(scores.drop(columns="masks"), by) for by in (None, "dx", "right")]).set_index(["method", "group", "metric"])
+    for name in ("value", "low", "high"):
+        assert again.loc[kept.index, name].to_numpy() == pytest.approx(kept[name].to_numpy(), abs=1e-3), name
