@@ -87,6 +87,14 @@ def test_readme_and_pages_say_what_the_tables_give(folder):
         assert score_text(of, 3) in said(NBS / "10_results.ipynb")
 
 
+def test_readme_says_what_leakage_is_worth():
+    leaky, honest_one = (read(RESULTS / name, "metrics") for name in ("lite0_leaky", "lite0_honest"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(score_text(part["balanced_accuracy"], 2) in readme for part in (leaky["test"], leaky["unseen"], honest_one["test"]))
+    settings = [{**read(RESULTS / name, "config"), "protocol": None, "epochs": None} for name in ("lite0_leaky", "lite0_honest")]
+    assert settings[0] == settings[1]
+
+
 @pytest.mark.skipif(not (RESULTS / "best").exists(), reason="no model ships yet")
 def test_the_model_card_says_what_the_tables_give():
     test, card = read(RESULTS / "best", "metrics")["test"], said(NBS / "11_model_card.ipynb")
