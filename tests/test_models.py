@@ -105,15 +105,15 @@ def test_gradcam_finds_the_last_map_of_every_branch_and_one_linear_layer(built, 
 def test_every_model_answers_the_same_in_a_new_process(built, tmp_path):
     files = {}
     for name, model in built.items():
+        expected = run(model)
         for suffix in (".keras", ".h5"):
-            path = save(model, tmp_path / f"{name}{suffix}", Info(name, SIZE))
-            files[str(path)] = model
+            files[str(save(model, tmp_path / f"{name}{suffix}", Info(name, SIZE)))] = expected
     np.save(tmp_path / "photos.npy", PHOTOS)
     command = [sys.executable, "-c", IN_A_NEW_PROCESS, tmp_path / "photos.npy", tmp_path / "answers.npz", *files]
     subprocess.run(command, check=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
     with np.load(tmp_path / "answers.npz") as answers:
-        for path, model in files.items():
-            np.testing.assert_allclose(answers[path], run(model), rtol=0, atol=1e-6, err_msg=path)
+        for path, expected in files.items():
+            np.testing.assert_allclose(answers[path], expected, rtol=0, atol=1e-6, err_msg=path)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "cnn"])
