@@ -32,6 +32,7 @@ test: setup ## run every notebook and every test, on up to four processes; WORKE
 	@$(BIN)/python $(PYTEST)
 
 soak: setup ## the long form of kills, faults, bad files and broken lines; counts what was tried, survived and lost
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps isic-challenge-scoring==5.6.0 rdp==0.8
 	@SOAK=1 $(BIN)/python -m pytest $(or $(TESTS),$(SOAK_TESTS))
 
 # JAX compiles every operation for every shape that it meets; what it made is kept for the next time.

@@ -22,9 +22,16 @@ PEERS = ("Keras layers in tf.data", "Keras ImageDataGenerator", "albumentations,
 PER_SECOND = 3000
 
 
+def count(batches):
+    "Take batches as a training does, one after the other; a way that makes smaller ones than the others is not compared."
+    for batch in batches:
+        if len(batch) != BATCH:
+            raise ValueError(f"a batch of {len(batch)} photos, expected {BATCH}")
+
+
 def ours(photos, y, steps):
     batches = Batches(photos, y, batch_size=BATCH, sampler="natural")
-    return lambda: [batches[step] for step in range(steps)]
+    return lambda: count(batches[step % len(batches)][0] for step in range(steps))
 
 
 def keras_layers(photos, y, steps):
@@ -51,7 +58,7 @@ def keras_layers(photos, y, steps):
 
     source = tf.data.Dataset.from_tensor_slices((photos, y)).shuffle(len(y)).repeat().batch(BATCH)
     source = source.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    return lambda: [batch for batch in source.take(steps).as_numpy_iterator()]
+    return lambda: count(batch for batch, _ in source.take(steps).as_numpy_iterator())
 
 
 def generator(photos, y, steps):
@@ -62,7 +69,7 @@ def generator(photos, y, steps):
     options = {"width_shift_range": how.shift, "height_shift_range": how.shift, "zoom_range": how.zoom, "horizontal_flip": how.flip}
     options |= {"brightness_range": (1 - how.brightness, 1 + how.brightness), "channel_shift_range": 255 * how.colour, "fill_mode": "reflect"}
     source = ImageDataGenerator(rotation_range=how.rotation, **options).flow(photos, y, batch_size=BATCH)
-    return lambda: [next(source) for _ in range(steps)]
+    return lambda: count(next(source)[0] for _ in range(steps))
 
 
 def albumentations(photos, y, steps, threads):
@@ -87,7 +94,7 @@ def albumentations(photos, y, steps, threads):
         results = (pool.map if threads else map)(lambda i: change(image=photos[i])["image"], chosen)
         return np.stack(list(results)), y[chosen]
 
-    return lambda: [batch() for _ in range(steps)]
+    return lambda: count(batch()[0] for _ in range(steps))
 
 
 def made(make, *arguments):
@@ -99,7 +106,7 @@ def made(make, *arguments):
 
 
 def measure(wanted):
-    table = data.load_table(sample.data_folder(wanted.data or "sample")).head(64 if wanted.quick else 400)
+    table = data.load_table(sample.data_folder(wanted.data or "sample")).head(64 if wanted.quick else 384)  # whole batches
     photos, steps = np.asarray(data.pixels(table, wanted.size)), 3 if wanted.quick else wanted.steps
     y, makers = data.labels(table), (keras_layers, generator)
     ways = {"ours": ours(photos, y, steps)} | dict(zip(PEERS, [made(make, photos, y, steps) for make in makers], strict=False))

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
-from timing import arguments, at_least, at_most, compare, fact, finish
+from timing import arguments, at_most, compare, fact, finish
 
 from skin_lesion import data, sample
 
@@ -123,8 +123,9 @@ def measure(wanted):
         }
         yield from compare(f"build at {size} px", ways, wanted.repeats, len(paths), goals=GOALS)
         decibels = psnr(paths[:200], size)
-        row = fact("fidelity", "ours beside a full decode", float(np.median(decibels)), "dB")
-        yield at_least(row, 40) | {"amount": len(decibels), "least": f"{min(decibels):.4g}", "most": f"{max(decibels):.4g}"}
+        row = fact("fidelity", "ours beside a full decode", float(np.median(decibels)), "dB") | {"amount": len(decibels)}
+        row |= {"least": f"{min(decibels):.4g}", "most": f"{max(decibels):.4g}"}
+        yield row | {"goal": "least >= 40", "holds": min(decibels) >= 40}
         yield from warm(500 if wanted.quick else 10_015, paths, wanted.repeats)
 
 

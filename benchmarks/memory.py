@@ -9,6 +9,7 @@ belong to the operating system, which takes them back when it likes. The metadat
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 from PIL import Image
-from timing import arguments, at_most, fact, finish
+from timing import arguments, at_most, digits, fact, finish
 
 from skin_lesion import data
 
@@ -53,16 +54,16 @@ def write_photos(table, folder):
 
 
 class Watch(threading.Thread):
-    "The most memory that this process held for itself, in MB, looked at twenty times a second."
+    "The most memory that this process held for itself, and with the pages of files, in MB, looked at twenty times a second."
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.most, self.done = 0, threading.Event()
+        self.most, self.done = {"RssAnon": 0, "VmRSS": 0}, threading.Event()
 
     def run(self):
         while not self.done.wait(0.05):
             fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            self.most = max(self.most, int(fields["RssAnon"].split()[0]) / 1024)
+            self.most = {name: max(most, int(fields[name].split()[0]) / 1024) for name, most in self.most.items()}
 
 
 def worker(folder):
@@ -72,36 +73,44 @@ def worker(folder):
     watch = Watch()
     watch.start()
     start = time.perf_counter()
+    os.environ["SKIN_LESION_CACHE"] = tempfile.mkdtemp(dir=folder, prefix=".")
     table = data.split_lesions(data.load_table(folder))
-    train.train(table, Path(folder, "run"), train.Config(size=32, epochs=1, patience=1))
+    train.train(table, tempfile.mkdtemp(dir=folder, prefix="."), train.Config(size=32, epochs=1, patience=1))
     seconds = time.perf_counter() - start
     watch.done.set()
-    print(json.dumps({"megabytes": watch.most, "seconds": seconds}))
+    print(json.dumps({**watch.most, "seconds": seconds}))
 
 
-def grow(sizes):
+def trained(folder):
+    "What a training in a process of its own took."
+    done = subprocess.run([sys.executable, __file__, "--worker", folder], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the training in {folder} failed: {(done.stderr.strip().splitlines() or ['killed'])[-1][:150]}")
+    for made in Path(folder).glob(".*"):
+        shutil.rmtree(made)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def grow(sizes, repeats):
     "Memory and time for each number of photos, and how they compare to the smallest."
-    found = {}
+    shown = {"RssAnon": ("memory of its own at most", "MB"), "VmRSS": ("memory with pages of files at most", "MB"), "seconds": ("time", "s")}
+    medians = {}
     for n in sizes:
         with tempfile.TemporaryDirectory() as folder:
             table = metadata(n)
             table.to_csv(Path(folder, "HAM10000_metadata.csv"), index=False)
             write_photos(table, folder)
-            environment = {**os.environ, "SKIN_LESION_CACHE": str(Path(folder, "cache"))}
-            done = subprocess.run([sys.executable, __file__, "--worker", folder], capture_output=True, text=True, env=environment)
-        if done.returncode:
-            yield fact("growth", f"{n} photos", "", note=f"does not run: {(done.stderr.strip().splitlines() or ['killed'])[-1][:150]}")
-            continue
-        found[n] = json.loads(done.stdout.strip().splitlines()[-1])
-        yield fact("growth", f"{n} photos, memory at most", found[n]["megabytes"], "MB")
-        yield fact("growth", f"{n} photos, time", found[n]["seconds"], "s")
-    if len(found) > 1:
-        (few, first), *_, (many, last) = found.items()
-        yield at_most(fact("growth", f"more memory for {many} photos than for {few}", last["megabytes"] - first["megabytes"], "MB"), GROWTH)
-        *_, (n, before), (m, after) = found.items()
-        rates = before["seconds"] / n, (after["seconds"] - before["seconds"]) / (m - n)
-        row = fact("growth", f"time for a photo beyond {n}, in times of one of the first {n}", rates[1] / rates[0])
-        yield at_most(row, 1.2) | {"note": "the first ones pay for the start"}
+            rounds = pd.DataFrame([trained(folder) for _ in range(repeats)])
+        medians[n] = rounds.median()
+        for name, (what, unit) in shown.items():
+            row = fact("growth", f"{n} photos, {what}", float(medians[n][name]), unit)
+            yield row | {"least": digits(rounds[name].min()), "most": digits(rounds[name].max())}
+    (few, first), *_, (many, last) = medians.items()
+    yield at_most(fact("growth", f"more memory for {many} photos than for {few}", float(last["RssAnon"] - first["RssAnon"]), "MB"), GROWTH)
+    *_, (n, before), (m, after) = medians.items()
+    rates = before["seconds"] / n, (after["seconds"] - before["seconds"]) / (m - n)
+    row = fact("growth", f"time for a photo beyond {n}, in times of one of the first {n}", float(rates[1] / rates[0]))
+    yield at_most(row, 1.2) | {"note": "the first ones pay for the start"}
 
 
 def read_metadata(n, repeats):
@@ -111,7 +120,7 @@ def read_metadata(n, repeats):
         file = Path(folder, "HAM10000_metadata.csv")
         metadata(n).to_csv(file, index=False)
         took = []
-        for _ in range(repeats):
+        for _ in range(repeats + 1):
             marks = [time.perf_counter()]
             table = data.load_table(file)
             marks.append(time.perf_counter())
@@ -122,7 +131,7 @@ def read_metadata(n, repeats):
             data.load_split(Path(folder, "split.csv"), table)
             marks.append(time.perf_counter())
             took.append([*np.diff(marks), marks[-1] - marks[0]])
-    for name, seconds in zip(("read and check", "verify", "split, save, load", "all of it"), np.array(took).T, strict=True):
+    for name, seconds in zip(("read and check", "verify", "split, save, load", "all of it"), np.array(took[1:]).T, strict=True):
         row = fact("metadata", f"{n} rows: {name}", float(np.median(seconds)), "s")
         row |= {"least": f"{seconds.min():.3g}", "most": f"{seconds.max():.3g}"}
         yield at_most(row, SECONDS) if name == "all of it" else row
@@ -132,7 +141,7 @@ def measure(wanted):
     if wanted.only != "growth":
         yield from read_metadata(QUICK_ROWS if wanted.quick else ROWS, wanted.repeats)
     if wanted.only != "metadata":
-        yield from grow(QUICK if wanted.quick else SIZES)
+        yield from grow(QUICK if wanted.quick else SIZES, wanted.repeats)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import importlib.metadata
 import os
 import platform
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from skin_lesion.data import atomic_write
 
-COLUMNS = ["part", "way", "amount", "value", "unit", "least", "most", "times_ours", "goal", "holds", "note", "machine", "versions"]
+COLUMNS = ["part", "way", "amount", "value", "unit", "least", "most", "times_ours", "goal", "holds", "note", "command", "machine", "versions"]
 
 
 def arguments(script, doc):
@@ -35,10 +36,10 @@ def arguments(script, doc):
 
 def in_turn(ways, repeats):
     "{way: seconds of every round}, the ways in turn, after one round that does not count; a way that fails gives the reason."
-    found = {name: work if isinstance(work, str) else [] for name, work in ways.items()}
+    found = {name: [] if callable(work) else work for name, work in ways.items()}
     for turn in range(repeats + 1):
         for name, work in ways.items():
-            if isinstance(found[name], str):
+            if not callable(work) or isinstance(found[name], str):
                 continue
             try:
                 start = time.perf_counter()
@@ -55,15 +56,17 @@ def in_turn(ways, repeats):
 def compare(part, ways, repeats, amount=None, unit="photos", goals=None):
     """Rows for ways of doing the same thing, of which the first is ours.
 
-    A way is a function (timed, unless it returns the seconds as a float) or the reason why there is none. With an amount the value is
-    how much of it is done in a second. `goals` are the least factors by which ours has to be faster than a way.
+    A way is a function (timed, unless it returns the seconds as a float), the seconds of its rounds, or the reason why there is none. With an
+    amount the value is how much of it is done in a second. `goals` are the least factors by which ours has to be faster than a way.
     """
     took, goals = in_turn(ways, repeats), goals or {}
-    ours = np.median(took[next(iter(ways))])
+    if isinstance(first := took[next(iter(ways))], str):
+        raise RuntimeError(f"{next(iter(ways))} {first}")
+    ours = np.median(first)
     for name, seconds in took.items():
         row = {"part": part, "way": name, "amount": amount or ""}
         if isinstance(seconds, str):
-            yield row | {"note": seconds}
+            yield row | {"note": seconds} | ({"goal": f"ours >= {goals[name]} x", "holds": False} if name in goals else {})
             continue
         rates = sorted(amount / s for s in seconds) if amount else sorted(seconds)
         row |= {"value": digits(np.median(rates)), "unit": f"{unit}/s" if amount else "s", "least": digits(rates[0]), "most": digits(rates[-1])}
@@ -106,17 +109,30 @@ def surroundings(packages):
     return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}", "versions": ", ".join(versions)}
 
 
+def kept(rows, path, around):
+    "The rows as they come, each written at once; parts of an earlier run that are not measured now stay in the file."
+    earlier, done = [], []
+    if path.exists():
+        with open(path, newline="") as file:
+            earlier = list(csv.DictReader(file))
+    for row in rows:
+        done.append(row | around)
+        parts = {each["part"] for each in done}
+        with atomic_write(path) as draft, open(draft, "w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            table.writeheader()
+            table.writerows([each for each in earlier if each["part"] not in parts] + done)
+        yield row
+
+
 def finish(rows, wanted, packages=()):
     "Print the table, write it, and say by the exit code whether every goal is met; small sizes have none."
-    rows, around = list(rows), surroundings(packages)
-    shown = [COLUMNS[:-2], *[[str(row.get(column, "")) for column in COLUMNS[:-2]] for row in rows]]
+    around = {"command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]), **surroundings(packages)}
+    rows = list(kept(rows, wanted.out, around))
+    shown = [COLUMNS[:-3], *[[str(row.get(column, "")) for column in COLUMNS[:-3]] for row in rows]]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for line in shown:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     print(*around.values(), sep="\n")
-    with atomic_write(wanted.out) as draft, open(draft, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(row | around for row in rows)
     print(f"written to {wanted.out}")
     return int(not wanted.quick and any(row.get("holds") is False for row in rows))

@@ -4,8 +4,9 @@
     python benchmarks/training.py               # writes benchmarks/results/training.csv
 
 - step: a step of the library's training (photos from the cache, augmentation, metrics, callbacks) against `train_on_batch` on arrays in memory.
-- variants: the same step in float32 and bfloat16, with and without XLA, with one thread and with all, on each backend that is installed beside
-  this one (`make test-jax`, `make test-torch`), each in a process of its own.
+  Batches made before the first step that counts, and none made during the last ones, would be free: `AHEAD` steps at both ends do not count.
+- variants: the same step in float32 and bfloat16, with and without XLA and oneDNN, with one thread and with all, on each backend that is installed
+  beside this one (`make test-jax`, `make test-torch`), each in a process of its own, which waits while another one is timed.
 - head: an epoch of head training on stored features against one with the frozen network in the loop, without augmentation, and how far the results
   are apart.
 """
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -21,13 +23,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
-from timing import arguments, at_most, compare, fact, finish
+from timing import arguments, at_most, compare, digits, fact, finish, in_turn
 
 from skin_lesion import data, models, sample, train
 from skin_lesion.imbalance import Batches, Share, class_counts
 
 NETWORKS = ("cnn", "efficientnet_lite0", "densenet121")
 MOST = 1.03
+AHEAD = 3
+PATIENCE = 900  # seconds for a round of a variant
 BACKENDS = {"jax": ".venv-jax", "torch": ".venv-torch"}
 
 
@@ -37,14 +41,18 @@ def split_sample(wanted):
     return data.split_lesions(table)
 
 
-class Clock(keras.callbacks.Callback):
-    "Seconds between the ends of the first and the last step."
+class Clock(train.Keeper):
+    "What `train.fit` does after each step, and when; there is no end of an epoch."
 
     def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
         self.ends = [*getattr(self, "ends", []), time.perf_counter()]
 
+    def on_epoch_end(self, epoch, logs=None):
+        pass
+
     def seconds(self):
-        return self.ends[-1] - self.ends[0]
+        return self.ends[-AHEAD - 1] - self.ends[AHEAD - 1]
 
 
 class Few(Share):
@@ -52,7 +60,7 @@ class Few(Share):
 
     def __init__(self, batches, steps):
         super().__init__(batches, 0, 1)
-        self.steps = steps
+        self.steps, self.max_queue_size = steps, AHEAD - 1
 
     def __len__(self):
         return self.steps
@@ -72,10 +80,11 @@ def trainer_of(name, size, counts, precision="float32", jit=None):
 
 
 def through_train(trainer, batches, steps):
-    "A function that trains for a few steps as `train.fit` does, and gives the seconds of all but the first."
+    "A function that trains for a few steps as `train.fit` does, and gives the seconds of those in the middle."
     def work():
-        clock = Clock()
-        trainer.fit(Few(batches, steps + 1), epochs=1, shuffle=False, verbose=0, callbacks=[clock])
+        clock = Clock(None, None, batches, [], train.Config(epochs=1))
+        with train._interruptible() as ending:
+            trainer.fit(Few(batches, steps + 2 * AHEAD), epochs=1, shuffle=False, verbose=0, callbacks=[clock, ending])
         return clock.seconds()
     return work
 
@@ -99,10 +108,12 @@ def compare_steps(wanted, table):
         trainer = trainer_of(name, wanted.size, class_counts(y))
         x, labels = batches[0]
         ways = {"through train": through_train(trainer, batches, wanted.steps), "train_on_batch in memory": bare(trainer, x, labels, wanted.steps)}
-        rows = list(compare(f"step of {name}", ways, wanted.repeats, wanted.steps * wanted.batch))
-        cost = 1 / float(rows[1]["times_ours"]) if "times_ours" in rows[1] else float("nan")
+        took = in_turn(ways, wanted.repeats)
+        rows = list(compare(f"step of {name}", took, wanted.repeats, wanted.steps * wanted.batch))
+        costs = np.divide(*took.values())
         yield from rows
-        yield at_most(fact(f"step of {name}", "cost of a step over a bare one", cost), MOST)
+        row = fact(f"step of {name}", "cost of a step over a bare one", float(np.median(costs)))
+        yield at_most(row, MOST) | {"least": digits(costs.min()), "most": digits(costs.max())}
         augmenting = next(compare("", {"": lambda batches=batches: [batches[i % len(batches)] for i in range(wanted.steps)]}, wanted.repeats))
         share = float(augmenting["value"]) / (wanted.steps * wanted.batch / float(rows[1]["value"]))
         yield fact(f"step of {name}", "making the batches alone, as a share of a bare step", share, note="what the cores do beside the network")
@@ -112,7 +123,7 @@ def compare_steps(wanted, table):
 
 
 def worker(job):
-    "Time one variant in this process and print the seconds of every round."
+    "Time one variant in this process: a line with the backend, and the seconds of a round for each line that is read."
     if job["threads"]:
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -127,7 +138,9 @@ def worker(job):
     photos, y = rng.integers(0, 256, (job["batch"], job["size"], job["size"], 3), dtype=np.uint8), np.arange(job["batch"]) % 7
     trainer = trainer_of(job["network"], job["size"], class_counts(y), job["precision"], job["jit"])
     work = bare(trainer, photos, np.eye(7, dtype="float32")[y], job["steps"])
-    print(json.dumps([work() for _ in range(job["repeats"] + 1)]))
+    print(models.versions()["backend"], flush=True)
+    for _ in sys.stdin:
+        print(work(), flush=True)
 
 
 def python_of(backend):
@@ -138,34 +151,55 @@ def python_of(backend):
     return str(python) if python.exists() else f"does not run: no environment with {backend}; make test-{backend} makes one"
 
 
-def run_worker(backend, job):
-    "A variant's seconds, or why there are none."
-    python = python_of(backend)
-    if python.startswith("does not run"):
-        return python
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    found = subprocess.run([python, __file__, "--worker", json.dumps(job)], capture_output=True, text=True, env=environment)
-    if found.returncode:
-        return f"does not run: {(found.stderr.strip().splitlines() or ['no reason given'])[-1][:150]}"
-    return json.loads(found.stdout.strip().splitlines()[-1])
+class Variant:
+    "A variant that waits in a process of its own; a call is a round and gives its seconds."
+
+    def __init__(self, python, job, environment):
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
+        self.process = subprocess.Popen([python, __file__, "--worker", json.dumps(job)], env={**os.environ, **environment}, **pipes)
+        self.backend = self.process.stdout.readline().strip()
+
+    def __call__(self):
+        late = threading.Timer(PATIENCE, self.process.kill)
+        late.start()
+        try:
+            print(file=self.process.stdin, flush=True)
+            return float(self.process.stdout.readline())
+        except (OSError, ValueError) as error:
+            self.errors.seek(0)
+            raise RuntimeError((self.errors.read().strip().splitlines() or [f"no answer in {PATIENCE} s"])[-1]) from error
+        finally:
+            late.cancel()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
 
 
 def compare_variants(wanted):
-    "How fast the same step is under each setting; the first is the default."
+    "How fast the same step is under each setting; the first is the default, which is to be the fastest or nearly so."
+    here = keras.backend.backend()
     default = {"precision": "float32", "jit": None, "threads": 0}
-    changed = {"float32, all threads (default)": {}, "bfloat16": {"precision": "mixed_bfloat16"}, "XLA": {"jit": True}, "one thread": {"threads": 1}}
+    changes = {"bfloat16": {"precision": "mixed_bfloat16"}, "XLA": {"jit": True}, "one thread": {"threads": 1}}
+    settings = {"float32, all threads (default)": (here, {}, {})} | {way: (here, change, {}) for way, change in changes.items()}
+    settings |= {"without oneDNN": (here, {}, {"TF_ENABLE_ONEDNN_OPTS": "0"})}
+    settings |= {f"{backend}, float32": (backend, {}, {}) for backend in BACKENDS if backend != here}
     for name in wanted.networks:
-        job = {"network": name, "size": wanted.size, "batch": wanted.batch, "steps": wanted.steps, "repeats": wanted.repeats}
-        took = {way: run_worker(keras.backend.backend(), {**job, **default, **change}) for way, change in changed.items()}
-        took |= {f"{backend}, float32": run_worker(backend, {**job, **default}) for backend in BACKENDS if backend != keras.backend.backend()}
-        rounds = {way: iter(seconds) if isinstance(seconds, list) else seconds for way, seconds in took.items()}
-        ways = {way: seconds if isinstance(seconds, str) else recorded(seconds) for way, seconds in rounds.items()}
-        yield from compare(f"variants of {name}", ways, wanted.repeats, wanted.steps * wanted.batch)
-
-
-def recorded(seconds):
-    "A way whose rounds were timed before."
-    return lambda: float(next(seconds))
+        job, ways = {"network": name, "size": wanted.size, "batch": wanted.batch, "steps": wanted.steps, **default}, {}
+        for way, (backend, change, environment) in settings.items():
+            python = python_of(backend)
+            missing = python.startswith("does not run")
+            ways[way] = python if missing else Variant(python, job | change, {"KERAS_BACKEND": backend, **environment})
+        rows = list(compare(f"variants of {name}", ways, wanted.repeats, wanted.steps * wanted.batch))
+        for row in rows:
+            variant = ways[row["way"]]
+            yield row if isinstance(variant, str) or "note" in row else row | {"note": variant.backend}
+        for variant in ways.values():
+            if not isinstance(variant, str):
+                variant.end()
+        fastest = min([float(row["times_ours"]) for row in rows if row.get("times_ours")], default=1)
+        yield at_most(fact(f"variants of {name}", "seconds of the default, in times of the fastest", max(1, 1 / fastest)), 1.05)
 
 
 # Head training

@@ -77,7 +77,8 @@ def _say(as_json, content, text):
     print(json.dumps(content) if as_json else text)
 
 # %% ../nbs/08_app.ipynb #6a1ec37c
-NAMES = ("cnn", "efficientnet_lite0", "cnn_efficientnet_lite0", "densenet121", "densenet169", "cnn_densenet121", "densenet121_efficientnetb3")
+NAMES = ("cnn", "densenet121", "densenet169", "cnn_densenet121", "densenet121_efficientnetb3", "efficientnet_lite0", "efficientnet_lite2")
+NAMES += ("cnn_efficientnet_lite0", "efficientnet_lite0_lite2")
 JSON = typer.Option(False, "--json", help="Print one JSON object on standard output and nothing else.")
 DATA = typer.Option(None, "--data", help="A data folder in any layout, or the word **sample**. Default: $SKIN_LESION_DATA, or else the sample.")
 MODEL = typer.Option("best", "--model", help="A .keras or .h5 file, a run folder, or the word **best**, the model that ships with the package.")
@@ -208,9 +209,9 @@ def train(
     data: str = DATA,
     model: str = typer.Option("cnn", "--model", help=f"One of {', '.join(NAMES)}."),
     out: Path = typer.Option(..., "--out", help="Folder for the run: config, split, history, checkpoints, predictions, model, metrics."),
-    epochs: int = typer.Option(20, min=0, help="Most epochs; 0 calibrates and scores the trained model in --weights at this size."),
+    epochs: int = typer.Option(20, min=0, help="Most epochs; 0 calibrates and scores the trained models in --weights at this size."),
     size: int = typer.Option(224, min=32, help="Side of the photos in pixels."),
-    weights: str = typer.Option("none", help="**imagenet**, a weights file, or **none** to start from random weights."),
+    weights: str = typer.Option("none", help="**imagenet**, a weights file, trained models (.keras, commas between), or **none**: random."),
     learning_rate: float = typer.Option(1e-3, help="Highest rate once everything learns."),
     weight_decay: float = typer.Option(0.02, help="AdamW's pull on the kernels."),
     precision: str = typer.Option("float32", help="**float32**, or **mixed_bfloat16** for accelerators; the saved model is float32 either way."),
@@ -296,7 +297,8 @@ def evaluate(
         raise ValueError(f"No photo is in part '{part}'; there is {', '.join(table['part'].unique())}. Without --split all photos are 'test'.")
     predictions = training.predict_table(network, info, table, rows)
     known = predicting.open_split(model)
-    if part != "train" and known is not None and (said := evaluation.overlap(predictions, known)):
+    unknown = f"No split.csv beside '{model}': whether it was trained on lesions of these photos cannot be checked."
+    if part != "train" and (said := unknown if known is None else evaluation.overlap(predictions, known)):
         warnings.warn(said, stacklevel=1)
     if out:
         training.write_predictions(out, predictions, info)

@@ -836,6 +836,9 @@ def load_split(
     saved = pd.read_csv(path, dtype=str)
     if missing := {"image_id", "lesion_id", "part"} - set(saved.columns):
         raise ValueError(f"'{path}' is no split file: it lacks the column(s) {', '.join(sorted(missing))}.")
+    if (again := saved["image_id"].duplicated()).any():
+        first = saved["image_id"][again].iloc[0]
+        raise ValueError(f"'{path}' names photo '{first}' more than once; {again.sum()} rows are too many in all. Save the split again.")
     check_split(saved)
     part = table["image_id"].map(saved.set_index("image_id")["part"])
     if part.isna().any():

@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -62,7 +62,7 @@ from skin_lesion.imbalance import (
     class_counts,
     make_loss,
 )
-from .models import Info, create, fold, freeze, log_probabilities, logits_model, read_info, save, turned, versions
+from .models import Info, create, fold, freeze, log_probabilities, logits_model, read_info, save, trained_files, turned, versions
 
 # %% ../nbs/03_train.ipynb #a60ab1b8
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -72,7 +72,7 @@ class Config:
     "What decides how a training comes out."
     model: str = "cnn"  # name in `models.MODELS`
     size: int = 224  # side of the photos in pixels
-    weights: str = None  # "imagenet", a weights file, a trained model's .keras file, or None for random weights
+    weights: str = None  # "imagenet", a weights file, .keras files of trained models with commas between them, or None for random weights
     epochs: int = 20  # most epochs, those of the head included; 0 calibrates and scores the trained model in `weights`
     head_epochs: int = 1  # epochs in which a pretrained backbone is frozen
     cached_views: int = 0  # flips and quarter turns whose features are computed once, 1 to 8, where layers are frozen; 0 augments in every step
@@ -522,13 +522,12 @@ def check_start(
     split,  # `split_hash` of the table
 ):  # None
     "Refuse to go on from a model that may have learned from this split's test lesions."
-    if not str(weights).endswith(".keras"):
-        return
-    before = read_info(weights)
-    if before is None or before.split_hash != split:
-        trained = before.split_hash[:12] if before and before.split_hash else "an unknown split"
-        advice = "What is held out here may have been learned there; go on with the split of that model."
-        raise ValueError(f"{weights} was trained on {trained}, and this is split {split[:12]}. {advice}")
+    for file in trained_files(weights):
+        before = read_info(file)
+        if before is None or before.split_hash != split:
+            trained = before.split_hash[:12] if before and before.split_hash else "an unknown split"
+            advice = "What is held out here may have been learned there; go on with the split of that model."
+            raise ValueError(f"{file} was trained on {trained}, and this is split {split[:12]}. {advice}")
 
 # %% ../nbs/03_train.ipynb #23efa679
 def _libraries():
@@ -554,6 +553,11 @@ def _changes(run, table, record):
     return changed
 
 
+def _diagnoses(table):
+    "The identity of the labels, whatever the order of the rows."
+    return hashlib.sha256("\n".join(sorted(table["image_id"].astype(str) + "," + table["dx"])).encode()).hexdigest()
+
+
 def start_run(
     run,  # the run's folder
     table,  # DataFrame with `part`
@@ -561,7 +565,7 @@ def start_run(
     resume,  # go on with a run that is there already
 ):  # None
     "Make the run's folder, or make sure that it is the same run; a finished run is the same under other libraries."
-    record = {**asdict(config), "classes": list(CLASSES), "split_hash": split_hash(table), **_libraries()}
+    record = {**asdict(config), "classes": list(CLASSES), "split_hash": split_hash(table), "diagnoses": _diagnoses(table), **_libraries()}
     if not (run / "config.json").exists():
         save_split(table, run / "split.csv")
         return _write_json(run / "config.json", record)
@@ -642,8 +646,9 @@ def _learn(run, table, config):
     with together():
         with precision(config.precision):
             model = create(config.model, config.size, config.weights, dropout=config.dropout)
-        if str(config.weights).endswith(".keras"):
-            uncalibrate(model, read_info(config.weights), believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
+        if infos := [read_info(file) for file in trained_files(config.weights)]:
+            before = infos[0] if len(infos) == 1 else replace(infos[0], temperature=1.0)  # a mean of calibrated logits
+            uncalibrate(model, before, believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
         history = fit(model, run, batches, validation, config)
     if place()[0] == 0:
         finish_run(run, _as_saved(model, config), table, photos, validation, config, history)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from skin_lesion.app import app
 from skin_lesion.data import load_table, split_lesions
-from skin_lesion.distribute import COORDINATOR, PROCESSES, RANK, launch
+from skin_lesion.distribute import COORDINATOR, PROCESSES, RANK, _free_address, launch
 from skin_lesion.models import Info, create, save
 from skin_lesion.sample import data_folder
 
@@ -95,6 +96,13 @@ def test_both_ranks_hold_the_same_weights(runs):
         assert zero.files == one.files and len(zero.files) > 10
         for name in zero.files:
             np.testing.assert_array_equal(zero[name], one[name])
+
+
+def test_a_launcher_on_each_machine_does_the_same(data, environment, runs, tmp_path):
+    command, address = [python_with("jax"), "-c", TRAIN, str(data), str(tmp_path / "apart")], _free_address()
+    with ThreadPoolExecutor(2) as machines:
+        list(machines.map(lambda rank: launch(command, 2, address, rank, environment), (0, 1)))
+    pd.testing.assert_frame_equal(*(history(run).drop(columns="seconds") for run in (tmp_path / "apart", runs / "by2")), check_exact=True)
 
 
 def ranks_of(process):

@@ -5,6 +5,7 @@ import time
 import warnings
 import zlib
 from io import BytesIO, StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,18 @@ def test_exif_orientation_is_applied(orientation, form, tmp_path):
     stored = np.random.default_rng(0).integers(0, 255, (7, 11, 3), dtype=np.uint8)
     (tmp_path / "photo").write_bytes(encoded(Image.fromarray(stored), form, lossless=True, **turned_by(orientation)))
     assert np.array_equal(read_photo(tmp_path / "photo"), UPRIGHT[orientation](stored))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("side", [None, 16])
+def test_a_jpeg_is_turned_upright_at_any_scale(orientation, side, tmp_path):
+    blocks = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    stored = Image.fromarray(np.kron(blocks, np.ones((64, 64), np.uint8))).convert("RGB")
+    (tmp_path / "photo").write_bytes(encoded(stored, "JPEG", quality=95, **turned_by(orientation)))
+    photo, expected = read_photo(tmp_path / "photo", side), UPRIGHT[orientation](blocks)
+    assert (photo.shape[0] < 2 * 64) == (side is not None)
+    middle = [((np.arange(n) + 0.5) * length / n).astype(int) for n, length in zip(expected.shape, photo.shape, strict=False)]
+    assert np.abs(photo[np.ix_(*middle)].astype(int) - expected[..., None]).max() <= 4
 
 
 def test_the_centre_square_is_cut_from_either_side():
@@ -203,11 +216,14 @@ def test_what_would_take_minutes_or_gigabytes_is_refused(kind, tmp_path):
         file.write(content)
         if size:
             file.truncate(size)
+    marks = Path("/proc/self/clear_refs")
+    if marks.exists():
+        marks.write_text("5")  # the highest mark so far is forgotten
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
     with fault("huge photos"):
         assert check_photo(tmp_path / "huge.jpg", 224) is None
         assert time.thread_time() - start < 2
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kilobytes
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # kilobytes
 
 
 ODD = ["", " ", "nan", "NA", "=1+1", '=HYPERLINK("http://a.b","c")', "@SUM(A1)", "a,b", "a;b", "a\tb", 'say "hi"', "Hauttumor ü", "two\nlines"]

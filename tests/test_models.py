@@ -106,7 +106,7 @@ def test_every_model_answers_the_same_in_a_new_process(built, tmp_path):
     files = {}
     for name, model in built.items():
         expected = run(model)
-        for suffix in (".keras", ".h5"):
+        for suffix in (".keras", ".h5") if name in ("cnn", "cnn_densenet121") else (".keras",):
             files[str(save(model, tmp_path / f"{name}{suffix}", Info(name, SIZE)))] = expected
     np.save(tmp_path / "photos.npy", PHOTOS)
     command = [sys.executable, "-c", IN_A_NEW_PROCESS, tmp_path / "photos.npy", tmp_path / "answers.npz", *files]
@@ -116,7 +116,7 @@ def test_every_model_answers_the_same_in_a_new_process(built, tmp_path):
             np.testing.assert_allclose(answers[path], expected, rtol=0, atol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "cnn"])
+@pytest.mark.parametrize("name", ["densenet169", "densenet121_efficientnetb3", "efficientnet_lite0_lite2"])  # every pretrained backbone
 def test_downloaded_and_local_weights_give_the_same_features(network, published, name):
     pretrained = [branch for branch in MODELS[name] if BACKBONES[branch].pretrained]
     files = {}

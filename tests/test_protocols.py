@@ -71,6 +71,19 @@ def test_going_on_from_a_model_of_another_split_is_refused(table, tmp_path):
         create("efficientnet_lite0", 32, weights=str(first / "model.keras"))
 
 
+def test_networks_trained_apart_answer_together(table, tmp_path):
+    small = few(table)
+    lite, info = create("efficientnet_lite0", 32), Info("efficientnet_lite0", 32, split_hash=split_hash(small))
+    files = [train(small, tmp_path / "cnn", replace(TINY, epochs=1)) / "model.keras", save(lite, tmp_path / "lite.keras", info)]
+    config = replace(TINY, model="cnn_efficientnet_lite0", weights=",".join(map(str, files)), epochs=0)
+    model, info = load(train(small, tmp_path / "both", config) / "model.keras")
+    apart = np.concatenate([load(file)[0].get_layer("logits").get_weights()[0] for file in files])
+    assert np.allclose(model.get_layer("logits").get_weights()[0] * info.temperature, apart / 2, atol=1e-5)
+    save(lite, files[1], Info("efficientnet_lite0", 32, split_hash="another"))
+    with pytest.raises(ValueError, match="lite.keras was trained on another"):
+        train(small, tmp_path / "third", config)
+
+
 def test_average_is_the_mean_of_the_last_epochs(table, tmp_path):
     small = few(table)
     run = train(small, tmp_path / "run", replace(TINY, epochs=3, average=2))

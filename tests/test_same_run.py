@@ -39,6 +39,14 @@ def test_the_same_seed_gives_the_same_bits(table, run, tmp_path):
     assert (run / "predictions.csv").read_bytes() == (again / "predictions.csv").read_bytes()
 
 
+def test_a_training_asks_for_one_order_where_it_should(table, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("skin_lesion.train.add_in_one_order", lambda: asked.append(1) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(table, tmp_path / "run", SHORT)
+    assert asked == [1]
+
+
 def test_every_backend_is_asked_in_its_own_way(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
@@ -84,6 +92,11 @@ def test_a_run_that_was_started_differently_is_refused_and_the_difference_shown(
     edit(begun, **values)
     with pytest.raises(ValueError, match=f"was started differently.*{said}.*Resume it as it was, or give another folder"):
         train(table, begun, SHORT, resume=True)
+
+
+def test_other_diagnoses_are_refused(begun, table):
+    with pytest.raises(ValueError, match="was started differently.*diagnoses: "):
+        train(table.assign(dx=table["dx"].replace({"nv": "mel", "mel": "nv"})), begun, SHORT, resume=True)
 
 
 def test_another_split_is_refused_and_the_first_photo_named(begun, table):
