@@ -185,7 +185,7 @@ def _settings(pairs, config):
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            chosen[name] = bool(("false", "true").index(value)) if types[name] is bool else types[name](value)
+            chosen[name] = bool(("false", "true").index(value.lower())) if types[name] is bool else types[name](value)
         except (KeyError, ValueError) as error:
             raise ValueError(f"--set {pair} does not work; expected name=value with a name out of {', '.join(types)}.") from error
     return chosen
