@@ -102,9 +102,10 @@ def test_gradcam_finds_the_last_map_of_every_branch_and_one_linear_layer(built, 
     np.testing.assert_allclose(np.concatenate(means, 1) @ kernel + bias, run(logits_model(model)), atol=1e-4)
 
 
-def test_every_model_answers_the_same_in_a_new_process(built, tmp_path):
+def test_every_branch_answers_the_same_in_a_new_process(built, tmp_path):
     files = {}
-    for name, model in built.items():
+    for name in ("cnn", "densenet169", "cnn_densenet121", "densenet121_efficientnetb3", "efficientnet_lite0_lite2"):
+        model = built[name]
         expected = run(model)
         for suffix in (".keras", ".h5") if name in ("cnn", "cnn_densenet121") else (".keras",):
             files[str(save(model, tmp_path / f"{name}{suffix}", Info(name, SIZE)))] = expected
