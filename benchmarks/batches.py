@@ -22,7 +22,7 @@ PEERS = ("Keras layers in tf.data", "Keras ImageDataGenerator", "albumentations,
 PER_SECOND = 3000
 
 
-def count(batches):
+def drain(batches):
     "Take batches as a training does, one after the other; a way that makes smaller ones than the others is not compared."
     for batch in batches:
         if len(batch) != BATCH:
@@ -31,7 +31,7 @@ def count(batches):
 
 def ours(photos, y, steps):
     batches = Batches(photos, y, batch_size=BATCH, sampler="natural")
-    return lambda: count(batches[step % len(batches)][0] for step in range(steps))
+    return lambda: drain(batches[step % len(batches)][0] for step in range(steps))
 
 
 def keras_layers(photos, y, steps):
@@ -58,7 +58,7 @@ def keras_layers(photos, y, steps):
 
     source = tf.data.Dataset.from_tensor_slices((photos, y)).shuffle(len(y)).repeat().batch(BATCH)
     source = source.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    return lambda: count(batch for batch, _ in source.take(steps).as_numpy_iterator())
+    return lambda: drain(batch for batch, _ in source.take(steps).as_numpy_iterator())
 
 
 def generator(photos, y, steps):
@@ -69,7 +69,7 @@ def generator(photos, y, steps):
     options = {"width_shift_range": how.shift, "height_shift_range": how.shift, "zoom_range": how.zoom, "horizontal_flip": how.flip}
     options |= {"brightness_range": (1 - how.brightness, 1 + how.brightness), "channel_shift_range": 255 * how.colour, "fill_mode": "reflect"}
     source = ImageDataGenerator(rotation_range=how.rotation, **options).flow(photos, y, batch_size=BATCH)
-    return lambda: count(next(source)[0] for _ in range(steps))
+    return lambda: drain(next(source)[0] for _ in range(steps))
 
 
 def albumentations(photos, y, steps, threads):
@@ -94,7 +94,7 @@ def albumentations(photos, y, steps, threads):
         results = (pool.map if threads else map)(lambda i: change(image=photos[i])["image"], chosen)
         return np.stack(list(results)), y[chosen]
 
-    return lambda: count(batch()[0] for _ in range(steps))
+    return lambda: drain(batch()[0] for _ in range(steps))
 
 
 def made(make, *arguments):
