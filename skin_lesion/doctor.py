@@ -80,24 +80,15 @@ def look_at_extras():  # list of `Finding`, one for each extra
     return findings
 
 # %% ../nbs/08b_doctor.ipynb #9e54d206
-def _devices(backend):
-    "What the backend computes on."
-    import keras
-
-    if backend != "torch":
-        return keras.distribution.list_devices()
-    import torch
-
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"]
-
-
 def look_at_backend():  # `Finding`
     "Whether Keras starts, on which backend and device."
     def look():
         import keras
 
+        from skin_lesion.distribute import devices
+
         backend = keras.backend.backend()
-        return f"{backend} {metadata.version(backend)} on {', '.join(_devices(backend))}"
+        return f"{backend} {metadata.version(backend)} on {', '.join(devices())}"
 
     return _attempt("backend", look, "Install the package that KERAS_BACKEND names (tensorflow, jax or torch), or unset it for tensorflow.")
 

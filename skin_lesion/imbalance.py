@@ -142,7 +142,7 @@ def make_loss(
 def augment_strength(
     counts,  # photos per class, shape (n_classes,)
 ):  # factor on zoom, shift and colour per class, shape (n_classes,), 1 to 2
-    "How much stronger a class is augmented than the most common one."
+    "How much stronger a targeted augmentation changes a class than the most common one."
     counts = np.maximum(np.asarray(counts, float), 1)
     return np.minimum((counts.max() / counts) ** 0.25, 2)
 
@@ -246,7 +246,7 @@ class Batches(keras.utils.PyDataset):
         batch_size=32,  # photos in a batch
         sampler=None,  # one of `SAMPLERS`; None is in order, without augmentation
         how=Augmentation(),  # largest changes at strength 1
-        strength=1.0,  # factor on all but rotation and flip, for every class
+        strength=1.0,  # factor on all but rotation and flip: one number, or one for each class
         blend=0.0,  # `alpha` of `mixup`; 0 blends nothing
         smoothing=0.0,  # share of every label that is spread evenly over the classes
         seed=0,  # seed of order and augmentation
@@ -258,7 +258,7 @@ class Batches(keras.utils.PyDataset):
         self.rows = np.arange(len(y)) if rows is None else np.asarray(rows)
         self.y, self.one_hot = np.asarray(y, int)[self.rows], np.eye(n_classes, dtype="float32")
         self.batch_size = min(batch_size, len(self.rows))
-        self.strength = strength * augment_strength(class_counts(self.y, n_classes))
+        self.strength = np.broadcast_to(strength, n_classes)
         self.pool, self.drawn = ThreadPoolExecutor(os.cpu_count()), (None, np.arange(len(self.rows)))
 
     def __len__(self):

@@ -47,7 +47,7 @@ from skin_lesion.data import (
     split_hash,
     split_lesions,
 )
-from .distribute import join, once, place, separately, together, wait
+from .distribute import devices, join, once, place, separately, together, wait
 from .evaluate import colour_shift, decide, fit_calibration
 from skin_lesion.imbalance import (
     LOSSES,
@@ -57,6 +57,7 @@ from skin_lesion.imbalance import (
     BalancedAccuracy,
     Batches,
     Share,
+    augment_strength,
     believed_shares,
     careless_split,
     class_counts,
@@ -85,6 +86,7 @@ class Config:
     loss: str = "cross_entropy"  # one of `imbalance.LOSSES`
     sampler: str = "square_root"  # one of `imbalance.SAMPLERS`
     augmentation: float = 1.0  # factor on zoom, shift and colour of `imbalance.Augmentation`
+    targeted: bool = False  # augment rare classes more, by `imbalance.augment_strength`
     degraded: float = 0.0  # share of the training photos that `imbalance.degrade` makes worse
     mixup: float = 0.0  # `alpha` of `imbalance.mixup`; 0 blends nothing
     label_smoothing: float = 0.0  # share of every label that is spread over all classes
@@ -623,7 +625,7 @@ def finish_run(run, model, table, photos, validation, config, history):
     info = Info(config.model, config.size, **calibration, protocol=PROTOCOLS[config.protocol], split_hash=split, colours=colour_quantiles(seen))
     write_predictions(run, predict_table(model, info, table, np.flatnonzero(table["part"] != "train"), photos), info)
     minutes = round(sum(row["seconds"] for row in history) / 60, 1)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {keras.backend.backend()}, {place()[1]} process(es)"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {', '.join(devices())}, {keras.backend.backend()}, {place()[1]} process(es)"
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     _write_json(run / "environment.json", {"command": command, "machine": machine, "minutes": minutes, "versions": versions()})
     save(model, run / "model.keras", info)
@@ -639,7 +641,8 @@ def _learn(run, table, config):
         table, photos = careless_split(table, photos, config.protocol, config.seed)
     y = labels(table)
     rows = {part: np.flatnonzero(table["part"] == part) for part in PARTS}
-    changes = {"how": Augmentation(degraded=config.degraded), "strength": config.augmentation}
+    more = augment_strength(class_counts(y[rows["train"]])) if config.targeted else 1.0
+    changes = {"how": Augmentation(degraded=config.degraded), "strength": config.augmentation * more}
     changes |= {"blend": config.mixup, "smoothing": config.label_smoothing}
     batches = Batches(photos, y, rows["train"], config.batch_size, config.sampler, seed=config.seed, **changes)
     validation = Batches(photos, y, rows["validation"], 64)
