@@ -501,9 +501,10 @@ def log_probabilities(
     return np.mean([np.log(np.maximum(np.asarray(answer, float), 1e-30)) for answer in answers], axis=0)
 
 # %% ../nbs/02_models.ipynb #38428537
-def _float32_copy(model):
+def _in_float32(model):
     "The same model, every layer computing in float32."
     plain = keras.Model(model.input, model.output, name=model.name)  # without what it was compiled with, which a clone would need to know
+    if {layer.compute_dtype for layer in plain.layers} == {"float32"}: return plain
     copy = keras.models.clone_model(plain, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"}))
     for layer in model.layers:
         if layer.weights: copy.get_layer(layer.name).set_weights(layer.get_weights())
@@ -558,7 +559,7 @@ def save(
     with atomic_write(path) as draft:
         if path.suffix == ".npz": _write_half(model, info, draft)
         else:
-            _write_model(_float32_copy(model), draft)
+            _write_model(_in_float32(model), draft)
             _write_info(info, draft)
     return path
 
