@@ -26,6 +26,12 @@ def few(table):
     return pd.concat(parts).reset_index(drop=True)
 
 
+@pytest.fixture(scope="module")
+def first(table, tmp_path_factory):
+    "A trained model that others go on from."
+    return train(few(table), tmp_path_factory.mktemp("runs") / "first", TINY) / "model.keras"
+
+
 def test_the_leaky_protocol_copies_before_it_splits(table):
     piled, photos = careless_split(table, pixels(table, 32), "leaky")
     pool, unseen = piled[piled["part"] != "unseen"], piled[piled["part"] == "unseen"]
@@ -58,23 +64,22 @@ def test_a_careless_run_says_so_and_is_scored_on_unseen_lesions(table, tmp_path,
     assert report(run, "unseen")["n"] == (small["part"] == "test").sum()
 
 
-def test_going_on_from_a_model_of_another_split_is_refused(table, tmp_path):
+def test_going_on_from_a_model_of_another_split_is_refused(table, first, tmp_path):
     small = few(table)
-    first = train(small, tmp_path / "first", TINY)
-    config = replace(TINY, weights=str(first / "model.keras"), size=48, epochs=1)
+    config = replace(TINY, weights=str(first), size=48, epochs=1)
     second = train(small, tmp_path / "second", config)
     assert load(second / "model.keras")[1].split_hash == split_hash(small)
     other = small.assign(part=small["part"].replace({"validation": "test", "test": "validation"}))
     with pytest.raises(ValueError, match="go on with the split of that model"):
         train(other, tmp_path / "third", config)
     with pytest.raises(ValueError, match="holds cnn"):
-        create("efficientnet_lite0", 32, weights=str(first / "model.keras"))
+        create("efficientnet_lite0", 32, weights=str(first))
 
 
-def test_networks_trained_apart_answer_together(table, tmp_path):
+def test_networks_trained_apart_answer_together(table, first, tmp_path):
     small = few(table)
     lite, info = create("efficientnet_lite0", 32), Info("efficientnet_lite0", 32, split_hash=split_hash(small))
-    files = [train(small, tmp_path / "cnn", replace(TINY, epochs=1)) / "model.keras", save(lite, tmp_path / "lite.keras", info)]
+    files = [first, save(lite, tmp_path / "lite.keras", info)]
     config = replace(TINY, model="cnn_efficientnet_lite0", weights=",".join(map(str, files)), epochs=0)
     model, info = load(train(small, tmp_path / "both", config) / "model.keras")
     apart = np.concatenate([load(file)[0].get_layer("logits").get_weights()[0] for file in files])
