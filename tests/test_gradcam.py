@@ -62,18 +62,26 @@ def check(maps, shape):
 # Every method on every model of the registry
 
 
+def remembering(model):
+    "The model, its trunk run once for the same photos."
+    trunk, known = split_model(model).trunk, {}
+    run = trunk.predict_on_batch
+    trunk.predict_on_batch = lambda photos: known.get(photos.tobytes()) or known.setdefault(photos.tobytes(), keras.tree.flatten(run(photos)))
+    return model
+
+
 @pytest.fixture(scope="module", params=models.MODELS)
 def registered(request):
     keras.utils.set_random_seed(1)
     model = models.create(request.param, 64)
     model.get_layer("logits").bias.assign(np.linspace(-1, 1, 7))
-    yield eager(model)
+    yield remembering(eager(model))
     keras.backend.clear_session()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_every_model(registered, method):
-    check(heatmaps(registered, PHOTOS[:2], "all", method), (2, 7, 64, 64))
+    check(heatmaps(registered, PHOTOS[:3], "all", method), (3, 7, 64, 64))
 
 
 def test_one_layer_per_branch(registered):
