@@ -22,7 +22,7 @@ BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync"]
-LONGEST = ["notebooks", "jupyterlab", "models", "serve", "export", "kills", "features", "protocols"]  # files of tests
+LONGEST = ["notebooks", "jupyterlab", "models", "serve", "export", "kills", "gradcam", "protocols", "docs", "features"]  # files of tests
 MADE = {".git", *BACKENDS.values(), ".venv-audit", ".coverage", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__"}
 MADE |= {"_proc", "_docs", "build", "dist", "runs"}
 
