@@ -1,12 +1,14 @@
 "What the tests of the repository share."
 import importlib.util
 import os
+import random
 import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soak
 
@@ -87,10 +89,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    "Every test starts from the same seed, whatever ran before it, also for the fixtures of its module."
-    import keras
-
-    keras.utils.set_random_seed(0)
+    "Every test starts from the same seed, whatever ran before it, also for the fixtures of its module; Keras is not loaded for that."
+    if keras := sys.modules.get("keras"):
+        return keras.utils.set_random_seed(0)
+    random.seed(0)
+    np.random.seed(0)
 
 
 def pytest_terminal_summary(terminalreporter):
