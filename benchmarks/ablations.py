@@ -31,6 +31,7 @@ CHANGES = {
     "logit-adjusted loss": {"loss": "logit_adjusted"},
     "focal loss": {"loss": "focal"},
     "augmentation 1.5": {"augmentation": 1.5},
+    "rare classes augmented more": {"targeted": True},
     "label smoothing 0.05": {"label_smoothing": 0.05},
     "mixup 0.2": {"mixup": 0.2},
     "mean of the last 3 epochs": {"average": 3},

@@ -7,7 +7,7 @@ import pytest
 
 from skin_lesion.data import load_table, pixels, split_hash, split_lesions
 from skin_lesion.evaluate import report
-from skin_lesion.imbalance import PROTOCOLS, Batches, careless_split, mixup
+from skin_lesion.imbalance import PROTOCOLS, Batches, augment_strength, careless_split, class_counts, mixup
 from skin_lesion.models import Info, create, load, log_probabilities, save, turned
 from skin_lesion.sample import data_folder
 from skin_lesion.train import Config, train
@@ -97,6 +97,15 @@ def test_average_is_the_mean_of_the_last_epochs(table, tmp_path):
     epochs = [np.load(file) for file in files]
     kernel = load(run / "model.keras")[0].get_layer("cnn_stem_conv").get_weights()[0]
     assert np.allclose(kernel, (epochs[0]["arr_0"] + epochs[1]["arr_0"]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("targeted", "expected"), [(False, lambda factor: np.ones(7)), (True, lambda factor: factor)])
+def test_rare_classes_are_changed_more_only_where_it_is_asked_for(table, tmp_path, monkeypatch, targeted, expected):
+    seen = []
+    monkeypatch.setattr("skin_lesion.train.fit", lambda model, run, batches, *_: seen.append(batches) or [])
+    train(table, tmp_path / "run", replace(TINY, targeted=targeted, augmentation=1.5))
+    factor = augment_strength(class_counts(seen[0].y))
+    assert factor.max() > 1.2 and np.allclose(seen[0].strength, 1.5 * expected(factor))
 
 
 def test_blended_labels_keep_their_sum_and_smoothing_its_share(table):
