@@ -44,6 +44,7 @@ def _say_where(pipe):
 def _enter(pipe, work, cache, log, args):
     "The whole life of a child."
     os.environ["SKIN_LESION_CACHE"] = str(cache)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
     if pipe:
