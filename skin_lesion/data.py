@@ -591,7 +591,7 @@ def pixels(
     return np.load(file, mmap_mode="r")
 
 # %% ../nbs/00_data.ipynb #e51d815d
-STATISTICS = ("lightness", "redness", "yellowness", "lightness_spread", "redness_spread", "yellowness_spread", "detail")
+STATISTICS = ("lightness", "redness", "yellowness", "lightness_spread", "redness_spread", "yellowness_spread", "detail", "stretch")
 
 
 def _look(photo, order):
@@ -599,7 +599,8 @@ def _look(photo, order):
     lab = cv2.cvtColor(np.float32(photo) / 255, getattr(cv2, f"COLOR_{order}2Lab"))
     layers = lab[..., 0], cv2.GaussianBlur(lab[..., 0], (0, 0), 1)
     fine, coarse = (np.abs(cv2.Laplacian(layer, cv2.CV_32F)).mean() + 1e-3 for layer in layers)
-    return [*lab.mean(axis=(0, 1)), *lab.std(axis=(0, 1)), fine / coarse]
+    across, down = (np.abs(np.diff(layers[1], axis=axis)).mean() + 1e-3 for axis in (1, 0))
+    return [*lab.mean(axis=(0, 1)), *lab.std(axis=(0, 1)), fine / coarse, across / down]
 
 
 def colour_statistics(
@@ -607,7 +608,7 @@ def colour_statistics(
     rows=None,  # positions of the photos to look at; None is all of them
     order="RGB",  # order of the channels, RGB or BGR
 ):  # DataFrame, a row per photo, a column for each of `STATISTICS`
-    "Mean and spread of each photo's colours, and how fine its detail is; of more than 1000 photos every so many."
+    "Mean and spread of each photo's colours, how fine its detail is, how much more it changes across than down; of over 1000 photos every so many."
     rows = np.arange(len(photos)) if rows is None else np.asarray(rows)
     chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -788,7 +789,15 @@ def split_lesions(
             )
         ends = np.cumsum(sizes)
         part |= dict.fromkeys(lesions[: ends[0]], "test") | dict.fromkeys(lesions[ends[0] : ends[1]], "validation")
-    return table.assign(part=names.map(lambda lesion: part.get(lesion, "train")))
+    split = table.assign(part=names.map(lambda lesion: part.get(lesion, "train")))
+    wanted = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]
+    for dx, parts in split.groupby("dx")["part"]:
+        if lacking := [name for name in wanted if name not in set(parts)]:
+            raise ValueError(
+                f"Class {dx} has no lesion for the part '{lacking[0]}': `together` joins its lesions with those of other classes. "
+                "Leave such pairs out, or the class."
+            )
+    return split
 
 # %% ../nbs/00_data.ipynb #c94aa6ca
 def check_split(

@@ -23,7 +23,7 @@ from scipy.special import log_softmax
 from scipy.stats import chisquare
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from .data import CLASS_NAMES, CLASSES, MALIGNANT, PARTS, STATISTICS, atomic_write, check_pixels, colour_statistics
+from .data import CLASS_NAMES, CLASSES, MALIGNANT, PARTS, atomic_write, check_pixels, colour_statistics
 
 # %% ../nbs/05_evaluate.ipynb #a5029978
 def _columns(classes):
@@ -490,8 +490,14 @@ def slices(
 # %% ../nbs/05_evaluate.ipynb #edd864f3
 def _outside(statistics, known):
     "For each statistic the number of photos that lie outside the usual; `known` holds the quantiles."
-    low, _, high = (pd.Series({name: known[name][i] for name in STATISTICS}) for i in range(3))
+    low, _, high = pd.DataFrame(known).to_numpy()  # a model saved by an earlier version knows fewer statistics
+    statistics = statistics[list(known)]
     return ((statistics < low) | (statistics > high)).sum()
+
+def _squashed(stretch, usual):
+    "By how much photos are finer across than down, next to the usual; 1 where that may be chance. Skin itself has no direction."
+    away = np.log(stretch / usual)
+    return np.exp(away.median()) if abs(away.median()) > 0.1 + 3 * away.std() / np.sqrt(len(away)) else 1
 
 def _likely_reason(photos, rows, known, out, allowed):
     "What has most likely happened to photos that are not like the training's."
@@ -511,6 +517,10 @@ def colour_shift(
     check_pixels(photos[rows[0]])
     statistics = colour_statistics(photos, rows)
     out, allowed = _outside(statistics, known), 1 + 0.2 * len(statistics)
+    factor = _squashed(statistics["stretch"], known.get("stretch", [1, 1, 1])[1])
+    if factor != 1 and out[["lightness", "redness", "yellowness"]].max() <= allowed:
+        return (f"The photos look squashed: they change {factor:.2f} times as much across as down, next to those of the training. "
+                "Cut the square out of their middle before you resize them, as `data.fit_photo` does.")
     if out.max() <= allowed: return ""
     name = out.idxmax()
     low, _, high = known[name]

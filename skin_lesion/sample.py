@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .data import CLASSES, atomic_write, cache_folder, progress
+from .data import CLASSES, cache_folder, progress
 from .drawing import PHOTO, photo_unit
 from .signs import draw_photo
 
@@ -143,18 +143,22 @@ def make_sample(
     difficulty=1,  # 0 is every sign in full and no artefact, 1 the sample's own, 2 the most; see `signs.draw_signs`
 ):                 # the folder, a `Path`
     "Write a synthetic data set in HAM10000's published layout."
-    folder, table, _ = Path(folder), draw_metadata(n_photos, seed, mix), photo_unit(size)
+    folder, table, _ = Path(folder).absolute(), draw_metadata(n_photos, seed, mix), photo_unit(size)
     if not 0 <= difficulty <= 2: raise ValueError(f"A difficulty of {difficulty} cannot be drawn; ask for 0 to 2.")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and a sample must not mix with other data; name a new folder.")
-    for name in (*PARTS_OF_IMAGES, MASKS): (folder / name).mkdir(parents=True)
-    (folder / "README.txt").write_text(NOTICE)
-    parts = [PARTS_OF_IMAGES[2 * i >= n_photos] for i in range(n_photos)]
-    write = partial(_write_photo, folder, seed=seed, size=size, difficulty=difficulty)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=n_photos, desc="Drawing the sample") as bar:
-        for _ in pool.map(write, parts, table.itertuples()): bar.update()
-    with atomic_write(folder / "HAM10000_metadata.csv") as path:
-        table.drop(columns=["lesion", "shot"]).to_csv(path, index=False, lineterminator="\n")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as building:   # a sample is there whole or not at all
+        made = Path(building) / "made"
+        for name in (*PARTS_OF_IMAGES, MASKS): (made / name).mkdir(parents=True)
+        (made / "README.txt").write_text(NOTICE)
+        parts = [PARTS_OF_IMAGES[2 * i >= n_photos] for i in range(n_photos)]
+        write = partial(_write_photo, made, seed=seed, size=size, difficulty=difficulty)
+        with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=n_photos, desc="Drawing the sample") as bar:
+            for _ in pool.map(write, parts, table.itertuples()): bar.update()
+        table.drop(columns=["lesion", "shot"]).to_csv(made / "HAM10000_metadata.csv", index=False, lineterminator="\n")
+        if folder.exists(): folder.rmdir()
+        made.rename(folder)
     return folder
 
 # %% ../nbs/09_sample.ipynb #88fc3460
@@ -164,11 +168,9 @@ def default_sample(): # the sample's folder in the cache
     "The sample of 400 photos, drawn at the first call."
     folder = cache_folder() / f"sample-{DRAWING}"
     if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".sample-") as building:
-            made = make_sample(Path(building) / "sample")
-            try: made.rename(folder)
-            except OSError:
-                if not folder.is_dir(): raise
+        try: make_sample(folder)
+        except OSError:   # another process was faster
+            if not folder.is_dir(): raise
     return folder
 
 def data_folder(

@@ -116,10 +116,14 @@ def draw_sample():
     sample.default_sample()
 
 
-def fetch(folder, address, files):
-    "A download of files that another process serves."
+def fetch(folder, address, files, limit=None):
+    "A download of files that another process serves, onto a disk that refuses files over `limit` bytes."
+    import resource
+
     from skin_lesion import download
 
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     download.FILES = files
     download.download(folder, address)
 

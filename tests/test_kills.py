@@ -192,6 +192,21 @@ def test_a_sample_whose_drawing_is_killed_is_drawn_again(homes):
     killed_often("sample's drawing", homes, draw_sample, lambda home: (), ["make_sample"], 20 if LONG else 2, drawn)
 
 
+@pytest.mark.parametrize("name", ["verify", "predict"])
+def test_ctrl_c_leaves_nothing_half_written_and_says_so(name, homes, table):
+    words = ["verify", "sample"]  # draws it first
+    if name == "predict":
+        words = [name, *table["path"], "--model", save(create("cnn", 224), homes / "model.keras", Info("cnn", 224)), "--out", homes / "out/table.csv"]
+    with fault("Ctrl-C"):
+        child = Child(homes, shell, words)
+        assert child.listen("make_sample", "predict")
+        time.sleep(0.2)
+        os.kill(child.process.pid, signal.SIGINT)
+        code, said = child.end()
+        assert code == 130 and said.endswith("stopped. Nothing is left half written. Run it again.\n"), said
+        assert not visible(homes / "out") and not visible(homes / "cache")
+
+
 class Slow(Handler):
     "A server whose files take a moment."
 
@@ -221,6 +236,20 @@ def test_a_download_that_is_killed_goes_on(homes, server):
     files = [download.Published(name, address, len(content), hashlib.md5(content).hexdigest()) for address, (name, content) in CONTENTS.items()]
     args = lambda home: (home / "ham10000", server, files)  # noqa: E731
     killed_often("download", homes, fetch, args, ["_fetch", "unzip_photos", "_fetch"], 30 if LONG else 3, lambda home: home / "ham10000")
+
+
+def test_a_download_onto_a_full_disk_says_so_and_goes_on(homes, server):
+    files = [download.Published(name, address, len(content), hashlib.md5(content).hexdigest()) for address, (name, content) in CONTENTS.items()]
+    limit = max(file.size for file in files) // 2
+    with fault("full disks"):
+        code, said = Child(homes, fetch, homes / "ham10000", server, files, limit).end()
+        assert code == 1 and "HAM10000 did not arrive: " in said and "File too large" in said, said
+        kept = {path.name: path.stat().st_size for path in (homes / "ham10000").rglob("*.part")}
+        assert list(kept.values()) == [limit], kept
+        code, said = Child(homes, fetch, homes / "ham10000", server, files).end()
+        assert code == 0, said
+        check_whole(homes)
+        assert len(load_table(homes / "ham10000"))
 
 
 def test_predictions_that_are_killed_leave_no_half_table(homes, table):

@@ -1,5 +1,6 @@
 "Mistakes that give an answer instead of an error: each is caught by a check that names it."
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -87,6 +88,16 @@ def test_photos_that_were_resized_in_another_way_are_named(table, known, interpo
     other = refit(test, lambda photo: cv2.resize(square(photo), (SIZE, SIZE), interpolation=interpolation))
     found = scoring.colour_shift(other, np.arange(len(test)), known)
     assert "resized in another way" in found, found
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_photos_that_were_squashed_into_the_square_are_named(table, known, turned):
+    test = table[table["part"] == "test"]
+    upright = (lambda photo: np.rot90(photo)) if turned else (lambda photo: photo)
+    other = refit(test, lambda photo: cv2.resize(upright(photo), (SIZE, SIZE), interpolation=cv2.INTER_AREA))
+    for usual in (known, {name: known[name] for name in STATISTICS if name != "stretch"}):  # and a model from before it was kept
+        found = scoring.colour_shift(other, np.arange(len(test)), usual)
+        assert re.search(r"look squashed: they change (0\.[78]|1\.[234])\d times as much across as down", found), found
 
 
 def test_floats_are_refused_by_name_wherever_a_model_is_asked(table, photos):
