@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain, count
 from pathlib import Path
 
 import typer
@@ -313,7 +314,7 @@ def _explain_photos(network, info, photos, out, kind, method):
     explaining, predicting = _modules("gradcam", "predict")
     from skin_lesion.data import atomic_write, fit_photo, progress
 
-    out.mkdir(parents=True, exist_ok=True)
+    taken = set()
     for answer in progress(predicting.predict(network, info, predicting.find_photos(photos)), desc="explain", unit="photo"):
         if "error" in answer:
             yield answer
@@ -321,9 +322,13 @@ def _explain_photos(network, info, photos, out, kind, method):
         photo, explained = fit_photo(answer["path"], info.size), kind or answer["dx"]
         heatmap = explaining.heatmaps(network, photo[None], explained, method, names=info.classes)[0]
         title = f"{Path(answer['path']).name}: {explained}, probability {answer['probabilities'][explained]:.2f}"
-        with atomic_write(out / f"{Path(answer['path']).stem}_gradcam.jpg") as draft:
+        stem = Path(answer["path"]).stem
+        names = chain([stem], (f"{stem}-{n}" for n in count(2)))  # photos of two folders may share a name
+        stem = next(name for name in names if name not in taken)
+        taken.add(stem)
+        with atomic_write(out / f"{stem}_gradcam.jpg") as draft:
             explaining.panels(photo, heatmap, title).savefig(draft, dpi=150)
-        yield {"path": answer["path"], "dx": answer["dx"], "explained": explained, "file": str(out / f"{Path(answer['path']).stem}_gradcam.jpg")}
+        yield {"path": answer["path"], "dx": answer["dx"], "explained": explained, "file": str(out / f"{stem}_gradcam.jpg")}
 
 # %% ../nbs/08_app.ipynb #00468862
 @command

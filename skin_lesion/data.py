@@ -6,10 +6,10 @@
 __all__ = ['CLASSES', 'CLASS_NAMES', 'MALIGNANT', 'COLUMNS', 'PARTS', 'CANNOT_WRITE', 'CHALLENGE_COLUMNS', 'ARCHIVE_DX',
            'ARCHIVE_DX_TYPE', 'LAYOUTS', 'PHOTO_SUFFIXES', 'TABLE_SUFFIXES', 'MAX_GROWTH', 'MAX_PIXELS', 'MAX_BYTES',
            'MAX_READS', 'MAX_PASSES', 'FORMATS', 'FIT', 'STATISTICS', 'CODE_SIDE', 'SAME_PICTURE', 'cache_folder',
-           'atomic_write', 'progress', 'check_growth', 'unzip_photos', 'photo_files', 'read_table', 'load_table',
-           'read_photo', 'check_pixels', 'fit_photo', 'photo_grid', 'labels', 'pixels', 'colour_statistics',
-           'colour_quantiles', 'picture_code', 'near_duplicates', 'verify', 'split_lesions', 'check_split',
-           'split_hash', 'save_split', 'load_split', 'fold_lesions']
+           'writing', 'atomic_write', 'open_arrays', 'progress', 'check_growth', 'unzip_photos', 'photo_files',
+           'read_table', 'load_table', 'read_photo', 'check_pixels', 'fit_photo', 'photo_grid', 'labels', 'new_array',
+           'pixels', 'colour_statistics', 'colour_quantiles', 'picture_code', 'near_duplicates', 'verify',
+           'split_lesions', 'check_split', 'split_hash', 'save_split', 'load_split', 'fold_lesions']
 
 # %% ../nbs/00_data.ipynb #cf8db8fd
 import csv
@@ -68,6 +68,20 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 
 @contextmanager
+def writing(
+    path,  # the file or folder that is to come about
+):  # a context
+    "Name what a full disk or a read-only folder does not let come about."
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        said = f"'{path}' cannot be written ({error.strerror}). What was there before is unharmed. Make room, or name another folder."
+        raise type(error)(said) from error
+
+
+@contextmanager
 def atomic_write(
     path,  # the file to be written
 ):  # a context that gives a temporary `Path` beside `path`; it takes the name when the block ends well
@@ -75,17 +89,25 @@ def atomic_write(
     path = Path(path)
     draft = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        os.replace(draft, path)
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        said = f"'{path}' cannot be written ({error.strerror}). What was there before is unharmed. Make room, or name another folder."
-        raise type(error)(said) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            os.replace(draft, path)
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+@contextmanager
+def open_arrays(
+    path,  # a .npz file
+):  # a context that gives its arrays by name
+    "Read a .npz file, and name one that is damaged."
+    try:
+        with np.load(path) as saved:
+            yield saved
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"'{path}' is damaged ({error}). Put back a copy of it, or make it again.") from error
 
 # %% ../nbs/00_data.ipynb #ba3549be
 def progress(
@@ -175,10 +197,18 @@ def _metadata_file(folder, layouts):
     return known[0] if known else None
 
 
+def _files(folder, suffixes):
+    "The files below a folder, sorted; what is hidden, such as a folder half unpacked, does not count."
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
+    return sorted(found)
+
+
 def _tables(folder):
     "The files at or below `folder` that may be tables."
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLE_SUFFIXES and p.is_file())
-    return [file for file in files if not file.name.startswith(".")]
+    return [folder] if folder.is_file() else [file for file in _files(folder, TABLE_SUFFIXES) if file.is_file()]
 
 # %% ../nbs/00_data.ipynb #762da3ab
 def _no_table(folder, layouts):
@@ -230,13 +260,14 @@ def unzip_photos(
     folder = Path(folder).absolute()
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
-        with zipfile.ZipFile(file) as archive:
+        with writing(folder), zipfile.ZipFile(file) as archive:
             for member in progress(_photo_members(archive, draft), desc=f"unzip {Path(file).name}", unit="photo"):
                 archive.extract(member, draft)
-        os.replace(draft, folder)
+            os.replace(draft, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"'{file}' is not a whole zip file ({error}). Fetch it again.") from error
     finally:
@@ -244,19 +275,11 @@ def unzip_photos(
     return folder
 
 # %% ../nbs/00_data.ipynb #7d3bb2d2
-def _is_photo(name):
-    return name.lower().endswith(PHOTO_SUFFIXES) and not name.startswith(".")
-
-
 def photo_files(
     folder,  # folder with photos, in folders of any depth
-):  # list of `Path`, sorted; what is hidden, such as a folder half unpacked, does not count
+):  # list of `Path`, sorted
     "Every photo below a folder."
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if _is_photo(name)]
-    return sorted(found)
+    return _files(folder, PHOTO_SUFFIXES)
 
 
 def _below(folder):
@@ -266,10 +289,12 @@ def _below(folder):
 
 def _unpacked(file, ids):
     "Paths of the photos in a zip file, if any of `ids` is among them."
-    with open(file, "rb") as raw:
-        if not zipfile.is_zipfile(raw):
-            return {}
-        names = {Path(name).stem for name in zipfile.ZipFile(raw).namelist()}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = {Path(name).stem for name in archive.namelist()}
+    except zipfile.BadZipFile as error:
+        warnings.warn(f"'{file}' is not a whole zip file ({error}); no photo in it is used. Fetch it again, or take it away.", stacklevel=2)
+        return {}
     if not names & ids:
         return {}
     state = file.stat()
@@ -280,7 +305,7 @@ def _unpacked(file, ids):
 def _photo_paths(folder, ids):
     "Path of every photo in `ids` that lies below `folder`, zipped or not."
     found = _below(folder)
-    for file in sorted(Path(folder).rglob("*.zip")):
+    for file in _files(folder, (".zip",)):
         found |= _unpacked(file, set(ids) - set(found))
     return found
 
@@ -297,14 +322,16 @@ def _class_folders(folder, names):
     return raw.reindex(columns=COLUMNS).astype("str")
 
 # %% ../nbs/00_data.ipynb #062d9293
-def _cells(file, separator):
+def _cells(file, separator, header):
     "A table as text, every row as long as its first line."
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise ValueError(f"Column '{twice[0]}' stands {header.count(twice[0])} times in the first line of {file}. Keep the one that counts.")
     how = {"sep": separator, "dtype": str, "encoding": "utf-8-sig", "index_col": False, "skipinitialspace": True}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(file, **how)
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{file} is not a whole table ({error}). Every row needs one cell per column. Save it again as CSV.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8; Excel calls it 'CSV UTF-8'.") from error
@@ -313,9 +340,7 @@ def _cells(file, separator):
 def _read_file(file, layouts, photos):
     "A table as its layout reads it, with the path of each photo."
     layout, separator, header = _layout(file, layouts)
-    if twice := [name for name in header if name and header.count(name) > 1]:
-        raise ValueError(f"Column '{twice[0]}' stands {header.count(twice[0])} times in the first line of {file}. Keep the one that counts.")
-    table = layouts[layout][1](_cells(file, separator).rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
+    table = layouts[layout][1](_cells(file, separator, header).rename(columns=str.strip)).astype("str").apply(lambda column: column.str.strip())
     files = table["image_id"].where(table["image_id"].str.lower().str.endswith(PHOTO_SUFFIXES))
     named = files.map(lambda name: str(p.absolute()) if os.path.isfile(p := Path(photos, name)) else None, na_action="ignore").astype("str")
     names = table["image_id"].str.replace(rf"^.*[/\\]|({'|'.join(map(re.escape, PHOTO_SUFFIXES))})$", "", regex=True, case=False)
@@ -338,8 +363,10 @@ def read_table(
         table = None if columns else _class_folders(base, {name.lower() for name in (*classes, *dx_map)})
     if table is None:
         raise _no_table(base, layouts)
-    if table["lesion_id"].isna().all():
-        said = f"{(file or base).name} has no lesion_id: every photo counts as its own lesion, so photos of one lesion may cross a split."
+    if (lacking := table["lesion_id"].isna()).any():
+        some = f" for {lacking.sum()} of {len(table)} photos, the first is '{table['image_id'][lacking].iloc[0]}': each"
+        which = ": every photo" if lacking.all() else some
+        said = f"{(file or base).name} has no lesion_id{which} counts as its own lesion, so photos of one lesion may cross a split."
         warnings.warn(said, stacklevel=2)
     return table.assign(
         dx=table["dx"].str.lower().replace(dx_map).str.lower().replace({dx.lower(): dx for dx in classes}),
@@ -544,11 +571,17 @@ def _cache_key(paths, size):
     return hashlib.sha256("\n".join([__version__, FIT, str(size), *lines]).encode()).hexdigest()[:24]
 
 # %% ../nbs/00_data.ipynb #0af5b167
-def _claim(file):
-    "Let the disk set aside what a file is to hold: a memory map that finds no room later ends the process without a word."
+def new_array(
+    file,  # the .npy file to make, a `Path`
+    dtype,  # as numpy takes it
+    shape,  # of the array
+):  # memory map that can be written to
+    "An array on disk, which has its room: a memory map that finds none later ends the process without a word."
+    array = np.lib.format.open_memmap(file, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
         with open(file, "r+b") as raw:
             os.posix_fallocate(raw.fileno(), 0, file.stat().st_size)
+    return array
 
 
 def _fill(array, paths):
@@ -579,8 +612,7 @@ def pixels(
     file = cache_folder() / "pixels" / f"{_cache_key(paths, size)}.npy"
     if not file.exists():
         with atomic_write(file) as draft:
-            array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(paths), size, size, 3))
-            _claim(draft)
+            array = new_array(draft, np.uint8, (len(paths), size, size, 3))
             digests, errors = _fill(array, paths)
             if errors:
                 raise ValueError(f"{len(errors)} of {len(paths)} photos cannot be read, the first: {errors[0]} Run `skin-lesion verify`.")
@@ -804,9 +836,9 @@ def check_split(
     table,  # DataFrame with `lesion_id` and `part`
 ):  # None
     "Refuse a split in which a lesion stands on two sides."
-    unknown = sorted(set(table["part"].astype(str)) - set(PARTS))
-    if unknown:
-        raise ValueError(f"Unknown part '{unknown[0]}'; expected {', '.join(PARTS)}.")
+    unknown = table["part"][~table["part"].isin(PARTS)]
+    if len(unknown):
+        raise ValueError(f"Unknown part '{unknown.iloc[0]}'; expected {', '.join(PARTS)}.")
     crossing = _several(table, "part")
     if len(crossing):
         raise ValueError(
@@ -842,13 +874,18 @@ def load_split(
     "Give every photo of `table` the part that a saved split names for it."
     if not Path(path).is_file():
         raise FileNotFoundError(f"No split file '{path}'. Make one with save_split(split_lesions(table), path).")
-    saved = pd.read_csv(path, dtype=str)
-    if missing := {"image_id", "lesion_id", "part"} - set(saved.columns):
+    columns = {"image_id", "lesion_id", "part"}
+    _, separator, header = _layout(path, {"split": (columns, None)}) or (None, ",", [])
+    saved = _cells(path, separator, header).rename(columns=str.strip)
+    if missing := columns - set(saved.columns):
         raise ValueError(f"'{path}' is no split file: it lacks the column(s) {', '.join(sorted(missing))}.")
     if (again := saved["image_id"].duplicated()).any():
         first = saved["image_id"][again].iloc[0]
         raise ValueError(f"'{path}' names photo '{first}' more than once; {again.sum()} rows are too many in all. Save the split again.")
-    check_split(saved)
+    try:
+        check_split(saved)
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be used: {error}") from error
     part = table["image_id"].map(saved.set_index("image_id")["part"])
     if part.isna().any():
         first = table["image_id"][part.isna()].iloc[0]

@@ -97,7 +97,9 @@ def join():  # None
         _keep_output()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         options = {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": PATIENCE}
-        jax.distributed.initialize(os.environ.get(COORDINATOR), processes, rank, **options)
+        if (address := os.environ.get(COORDINATOR, "")).startswith(("127.0.0.1:", "localhost:")):
+            options["coordinator_bind_address"] = address  # by itself it would listen to the whole network
+        jax.distributed.initialize(address or None, processes, rank, **options)
     if (cards := jax.local_device_count()) > 1:
         raise ValueError(f"Rank {rank} sees {cards} cards; a process drives one. Start {cards} processes, or hide the others (CUDA_VISIBLE_DEVICES).")
 

@@ -550,6 +550,8 @@ def _read_run(run):
         raise ValueError(f"No 'prevalence' in {run / 'model.json'}; expected {len(CLASSES)} class shares "
                          f"in the order {', '.join(CLASSES)}. Train the model again.")
     table = pd.read_csv(run / "predictions.csv", dtype={"image_id": str, "lesion_id": str})
+    if "part" not in table:
+        raise ValueError(f"No column 'part' in {run / 'predictions.csv'} ({', '.join(table)}); expected the table that training wrote.")
     parts = {part: table[table["part"] == part] for part in SCORED if (table["part"] == part).any()}
     return parts, {"prevalence": info["prevalence"], "prior": info.get("prior"), "classes": info.get("classes", CLASSES)}
 

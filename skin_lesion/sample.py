@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .data import CLASSES, cache_folder, progress
+from .data import CLASSES, cache_folder, progress, writing
 from .drawing import PHOTO, photo_unit
 from .signs import draw_photo
 
@@ -147,8 +147,8 @@ def make_sample(
     if not 0 <= difficulty <= 2: raise ValueError(f"A difficulty of {difficulty} cannot be drawn; ask for 0 to 2.")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and a sample must not mix with other data; name a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as building:   # a sample is there whole or not at all
+    with writing(folder): folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as building:   # whole or not at all
         made = Path(building) / "made"
         for name in (*PARTS_OF_IMAGES, MASKS): (made / name).mkdir(parents=True)
         (made / "README.txt").write_text(NOTICE)

@@ -41,6 +41,8 @@ from skin_lesion.data import (
     colour_quantiles,
     colour_statistics,
     labels,
+    new_array,
+    open_arrays,
     pixels,
     progress,
     save_split,
@@ -237,7 +239,7 @@ def cached(
     if not Path(path).exists():
         with atomic_write(path) as draft:
             shape = (len(batches.rows), views, *network.output.shape[1:])
-            kept = np.lib.format.open_memmap(draft, "w+", np.float32, shape)
+            kept = new_array(draft, np.float32, shape)
             for some in progress(np.array_split(np.arange(len(kept)), -(-len(kept) // 64)), desc="features", unit="batch"):
                 photos = np.stack([batches.photos[row] for row in batches.rows[some]])
                 for view in range(views):
@@ -291,7 +293,7 @@ def load_checkpoint(
     trainer,  # the compiled model whose optimizer is filled; None if its phase is over
 ):  # the history: list of one dict per finished epoch
     "Put a checkpoint back."
-    with np.load(path) as saved:
+    with open_arrays(path) as saved:
         variables = model.variables if trainer is None else _state(model, trainer)
         for i, variable in enumerate(variables):
             variable.assign(saved[f"v{i}"])
@@ -353,7 +355,7 @@ def load_weights(paths, model):
     "Read weights that `save_weights` wrote, or the mean of several (Izmailov et al., 2018)."
     total = None
     for path in paths:
-        with np.load(path) as saved:
+        with open_arrays(path) as saved:
             weights = [saved[name] for name in saved.files]
         total = weights if total is None else [a + b for a, b in zip(total, weights, strict=True)]
     model.set_weights([weight / len(paths) for weight in total])
@@ -454,7 +456,7 @@ def fit(
 
 
 def _epochs_done(path):
-    with np.load(path) as saved:
+    with open_arrays(path) as saved:
         return len(json.loads(str(saved["history"])))
 
 # %% ../nbs/03_train.ipynb #6e84904b
@@ -672,8 +674,12 @@ def train(
     check_start(config.weights, split_hash(table))
     once(lambda: start_run(run, table, config, resume or place()[0] > 0))
     if not (run / "model.keras").exists():
-        with alone(run) if place()[0] == 0 else nullcontext():
-            _learn(run, table, config)
+        try:
+            with alone(run) if place()[0] == 0 else nullcontext():
+                _learn(run, table, config)
+        except KeyboardInterrupt as error:
+            error.add_note(f"The finished epochs are kept in '{run}': train with resume=True goes on from there.")
+            raise
     return run
 
 # %% ../nbs/03_train.ipynb #ff7ae343

@@ -17,7 +17,7 @@ PLACES = {
     "evaluate": ["report"],
     "sample": ["make_sample"],
     "predict": ["open_model", "predict"],
-    "download": ["_fetch", "unzip_photos"],
+    "download": ["fetch", "unzip_photos"],
 }
 
 
@@ -135,6 +135,17 @@ def build_cache(photo, n, size):
     from skin_lesion import data
 
     data.pixels(pd.DataFrame({"image_id": [f"P{i}" for i in range(n)], "path": str(photo)}), size)
+
+
+def store_features(path, n):
+    "The features of n photos, in eight views."
+    import keras
+    import numpy as np
+
+    from skin_lesion import imbalance, train
+
+    network = keras.Model(photo := keras.Input((32, 32, 3)), keras.layers.Flatten()(photo))
+    train.cached(imbalance.Batches(np.zeros((n, 32, 32, 3), np.uint8), np.zeros(n, int), np.arange(n)), network, 8, path)
 
 
 def shell(words, limit=None, place="save_checkpoint", nth=2):

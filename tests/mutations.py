@@ -31,8 +31,8 @@ MUTATIONS = {
     ),
     "photos are split instead of lesions": (
         "data.py",
-        'return table.assign(part=names.map(lambda lesion: part.get(lesion, "train")))',
-        'return table.assign(part=names.sample(frac=1, random_state=0).map(lambda lesion: part.get(lesion, "train")).to_numpy())',
+        'split = table.assign(part=names.map(lambda lesion: part.get(lesion, "train")))',
+        'split = table.assign(part=names.sample(frac=1, random_state=0).map(lambda lesion: part.get(lesion, "train")).to_numpy())',
         "test_properties.py::test_a_split_keeps_lesions_whole_and_shares_exact",
     ),
     "a photo's corner is cut out, not its centre": (

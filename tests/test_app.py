@@ -140,6 +140,11 @@ def test_gradcam_of_photos(run, table, tmp_path):
     (tmp_path / "bad.jpg").write_text("no photo")
     pictures = call("gradcam", photo, tmp_path / "bad.jpg", "--model", run, "--out", tmp_path / "o", "--class", "mel", "--json", code=1)["pictures"]
     assert pictures[0]["explained"] == "mel" and Path(pictures[0]["file"]).exists() and "bad.jpg" in pictures[1]["error"]
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / Path(photo).name).write_bytes(Path(photo).read_bytes())
+    both = call("gradcam", photo, tmp_path / "below", "--model", run, "--out", tmp_path / "o", "--json")["pictures"]
+    assert [Path(p["file"]).name for p in both] == [f"{Path(photo).stem}{n}_gradcam.jpg" for n in ("", "-2")]
+    assert all(Path(p["file"]).exists() for p in both)
     assert "either photos or --data" in call("gradcam", photo, "--data", "sample", "--model", run, code=2)
     assert "melanoma" in call("gradcam", photo, "--model", run, "--class", "melanoma", code=2)
 

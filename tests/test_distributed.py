@@ -7,10 +7,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import ROOT, python_with
 from typer.testing import CliRunner
@@ -127,9 +129,11 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(environment, tmp_path)
         while not (run / "history.csv").exists() and time.time() < end and process.poll() is None:
             time.sleep(0.02)
         ranks = ranks_of(process)
+        heard = {c.laddr.ip for rank in ranks.values() for c in psutil.Process(rank).net_connections("tcp") if c.status == psutil.CONN_LISTEN}
         os.kill(ranks[1], signal.SIGKILL)
         killed = time.time()
         out, said = process.communicate(timeout=60)
+    assert heard and all(ip_address(address.removeprefix("::ffff:")).is_loopback for address in heard), heard
     assert process.returncode == 2 and time.time() - killed < 60
     assert "Rank 1 of 2" in said and "SIGKILL" in said and "--resume" in said, said
     assert "Rank 1 of 2" in json.loads(out)["error"]

@@ -4,19 +4,21 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from children import Child, build_cache, shell
+from children import Child, build_cache, shell, store_features
 from soak import fault
 from test_app import call
 from test_fuzz import FOREIGN, GOOD, sized
 
-from skin_lesion.data import CANNOT_WRITE, CLASSES, atomic_write, pixels, save_split
+from skin_lesion.data import CANNOT_WRITE, CLASSES, atomic_write, pixels, save_split, unzip_photos
 from skin_lesion.evaluate import report
+from skin_lesion.gradcam import panels
 from skin_lesion.models import Info, create, save
 from skin_lesion.predict import open_model, predict
 from skin_lesion.sample import make_sample
@@ -81,7 +83,7 @@ def test_what_cannot_be_written_is_named_and_the_earlier_file_stays(code, tmp_pa
     file = tmp_path / "result.csv"
     file.write_text("yesterday's")
     said = r"result\.csv' cannot be written \(.+\)\. .* unharmed\. Make room"
-    with fault("full disks"), pytest.raises(OSError, match=said), atomic_write(file) as draft:
+    with fault("simulated write errors"), pytest.raises(OSError, match=said), atomic_write(file) as draft:
         draft.write_text("half of to")
         raise OSError(code, os.strerror(code))
     assert content_of(tmp_path) == {str(file): b"yesterday's"}
@@ -114,7 +116,7 @@ def test_nothing_starts_in_a_read_only_folder(tmp_path, monkeypatch):
             train(table, home / "run", Config(size=32))
         with pytest.raises(OSError, match=r"split\.csv' cannot be written"):
             save_split(table, home / "split.csv")
-        with pytest.raises(OSError, match=r"home.\.?sample"):
+        with pytest.raises(OSError, match=r"home.sample' cannot be written"):
             make_sample(home / "sample")
         monkeypatch.setenv("SKIN_LESION_CACHE", str(home / "cache"))
         with pytest.raises(OSError, match=r"'.*home.cache' .*SKIN_LESION_CACHE"):
@@ -123,12 +125,52 @@ def test_nothing_starts_in_a_read_only_folder(tmp_path, monkeypatch):
 
 
 @posix
-def test_a_pixel_cache_that_does_not_fit_the_disk_is_an_error_and_no_crash(tmp_path):
+@pytest.mark.parametrize("what", ["pixels", "features"])
+def test_a_cache_that_does_not_fit_the_disk_is_an_error_and_no_crash(what, tmp_path):
     (tmp_path / "photo.png").write_bytes(GOOD["PNG"])
+    task = (build_cache, tmp_path / "photo.png", 40, 128) if what == "pixels" else (store_features, tmp_path / "cache/features.npy", 40)
     with fault("full disks"), small_disk(tmp_path / "cache"):
-        code, said = Child(tmp_path, build_cache, tmp_path / "photo.png", 40, 128).end()
+        code, said = Child(tmp_path, *task).end()
         assert code == 1 and "cannot be written (No space left on device)" in said, said
         assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+@contextmanager
+def full_disk(limit):
+    "A disk that refuses files over `limit` bytes."
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@posix
+def test_a_picture_that_does_not_fit_the_disk_leaves_the_last_one(tmp_path):
+    picture = panels(np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8), np.zeros((224, 224), "float32"))
+    with atomic_write(tmp_path / "panels.jpg") as draft:
+        picture.savefig(draft)
+    before = content_of(tmp_path)
+    for spared in (1, 1000, 50_000):
+        limit = (tmp_path / "panels.jpg").stat().st_size - spared
+        said = r"panels\.jpg' cannot be written \(File too large\)"
+        with fault("full disks"), full_disk(limit), pytest.raises(OSError, match=said), atomic_write(tmp_path / "panels.jpg") as draft:
+            picture.savefig(draft)
+    assert content_of(tmp_path) == before
+
+
+@posix
+def test_a_sample_and_photos_that_do_not_fit_the_disk_are_named_and_leave_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("A.jpg", bytes(range(256)) * 200)
+    before = content_of(tmp_path)
+    for made, make in {"sample": make_sample, "photos": lambda folder: unzip_photos(tmp_path / "photos.zip", folder)}.items():
+        with fault("full disks"), full_disk(9_000), pytest.raises(OSError, match=rf"{made}' cannot be written \(File too large\)"):
+            make(tmp_path / made)
+    assert content_of(tmp_path) == before
 
 
 @pytest.fixture

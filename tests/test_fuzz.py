@@ -8,13 +8,14 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from soak import LONG, fault
 
-from skin_lesion.data import CLASSES, COLUMNS, fit_photo, load_table, read_photo, verify
+from skin_lesion.data import CLASSES, COLUMNS, PARTS, fit_photo, load_split, load_table, read_photo, verify
 
 resource = pytest.importorskip("resource")  # which Windows lacks
 BOUNDED = {"deadline": 2000, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -51,7 +52,7 @@ GOOD = {
     "progressive JPEG": encoded(plain(), "JPEG", progressive=True),
     "grey JPEG": encoded(plain("L"), "JPEG"),
     "CMYK JPEG": encoded(plain("CMYK"), "JPEG"),
-    "turned JPEG": encoded(plain(), "JPEG", **turned_by(1)),
+    "turned JPEG": encoded(plain(), "JPEG", **turned_by(6)),
     "JPEG of one pixel": encoded(plain(size=(1, 1)), "JPEG"),
     "PNG": encoded(plain(), "PNG"),
     "grey PNG": encoded(plain("L"), "PNG"),
@@ -66,7 +67,7 @@ GOOD = {
     "WebP": encoded(plain(), "WEBP", lossless=True),
     "WebP with alpha": encoded(plain("RGBA"), "WEBP", lossless=True),
     "animated WebP": encoded(plain(), "WEBP", lossless=True, **FILM),
-    "turned WebP": encoded(plain(), "WEBP", lossless=True, **turned_by(1)),
+    "turned WebP": encoded(plain(), "WEBP", lossless=True, **turned_by(8)),
 }
 FOREIGN = {"GIF": encoded(plain(), "GIF"), "TIFF": encoded(plain(), "TIFF"), "text": b"these are words", "nothing": b"", "zeros": bytes(5000)}
 
@@ -78,7 +79,8 @@ def test_a_photo_of_any_kind_is_read_for_what_it_shows(kind, tmp_path):
     grey = round(0.299 * RED[0] + 0.587 * RED[1] + 0.114 * RED[2])
     expected = (200,) * 3 if "16-bit" in kind else (grey,) * 3 if "grey" in kind else RED
     photo = read_photo(path)
-    assert photo.dtype == np.uint8 and photo.shape == ((1, 1, 3) if "one pixel" in kind else (17, 24, 3))
+    shape = (1, 1, 3) if "one pixel" in kind else (24, 17, 3) if "turned" in kind else (17, 24, 3)
+    assert photo.dtype == np.uint8 and photo.shape == shape
     assert np.abs(photo.astype(int) - expected).max() <= 4
 
 
@@ -147,6 +149,15 @@ def check_photo(path, side):
     return photo
 
 
+@pytest.fixture(scope="module")
+def memory():
+    "What the process may hold in the end: 600 MB more than at first."
+    allowed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 600_000  # kilobytes
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < allowed
+
+
+@pytest.mark.usefixtures("memory")
 @PHOTOS
 @given(
     kind=st.sampled_from([*GOOD, *FOREIGN]),
@@ -231,7 +242,7 @@ ODD += ["x" * 300, "../../etc/passwd", "/dev/zero", "P1.jpg", "0012", "1e5", "\x
 CELL = st.one_of(st.sampled_from(ODD), st.text(max_size=6))
 HEADERS = [["image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization"], ["image_id", "dx"]]
 HEADERS += [["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"], ["isic_id", "lesion_id", "diagnosis_2", "diagnosis_3", "age_approx"]]
-WORDS = {"dx": st.sampled_from(CLASSES), "image_id": st.integers(0, 99).map("P{}".format)}
+WORDS = {"dx": st.sampled_from(CLASSES), "image_id": st.integers(0, 99).map("P{}".format), "part": st.sampled_from(PARTS)}
 WORDS |= dict.fromkeys(HEADERS[2][1:], st.sampled_from(["0.0", "1.0"]))
 
 
@@ -243,9 +254,9 @@ def written(rows, separator, newline, quoting, mark):
 
 
 @st.composite
-def tables(draw):
+def tables(draw, headers=HEADERS):
     "The bytes of a table that nobody should have written."
-    header = list(draw(st.sampled_from(HEADERS)))
+    header = list(draw(st.sampled_from(headers)))
     rows = [[draw(st.one_of(WORDS.get(name, CELL), CELL)) for name in header] for _ in range(draw(st.integers(0, 4)))]
     for change in draw(st.lists(st.sampled_from(["drop", "double", "blank", "long"]), max_size=2)):
         at = draw(st.integers(0, len(header) - 1))
@@ -281,6 +292,21 @@ def test_an_odd_table_is_read_or_refused(content, tmp_path_factory):
             if read is load_table:
                 assert list(table.columns) == COLUMNS and table["image_id"].is_unique and not table[["image_id", "lesion_id"]].isna().any(axis=None)
                 assert table["dx"].isin(CLASSES).all() and table.groupby("lesion_id")["dx"].nunique().max() == 1
+
+
+@TABLES
+@given(content=tables([["image_id", "lesion_id", "part"]]))
+def test_an_odd_split_is_read_or_refused(content, tmp_path_factory):
+    file = tmp_path_factory.getbasetemp() / "split.csv"
+    file.write_bytes(content)
+    table = pd.DataFrame({"image_id": ["P1"], "lesion_id": ["L1"], "dx": ["nv"]})
+    with fault("odd splits"):
+        try:
+            split = load_split(file, table)
+        except ValueError as error:
+            assert "split.csv" in str(error), error
+        else:
+            assert split["part"].isin(PARTS).all()
 
 
 @TABLES

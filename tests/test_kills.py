@@ -235,7 +235,7 @@ def server():
 def test_a_download_that_is_killed_goes_on(homes, server):
     files = [download.Published(name, address, len(content), hashlib.md5(content).hexdigest()) for address, (name, content) in CONTENTS.items()]
     args = lambda home: (home / "ham10000", server, files)  # noqa: E731
-    killed_often("download", homes, fetch, args, ["_fetch", "unzip_photos", "_fetch"], 30 if LONG else 3, lambda home: home / "ham10000")
+    killed_often("download", homes, fetch, args, ["fetch", "unzip_photos", "fetch"], 30 if LONG else 3, lambda home: home / "ham10000")
 
 
 def test_a_download_onto_a_full_disk_says_so_and_goes_on(homes, server):

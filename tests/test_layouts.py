@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_download import EVIL
 from typer.testing import CliRunner
 
 from skin_lesion import data
@@ -218,3 +219,26 @@ def test_a_split_keeps_chains_of_lesions_together():
     assert split_lesions(table, together=chain[:0]).equals(split_lesions(table))
     elsewhere = pd.DataFrame([("L05", "of another table"), ("no lesion", "L40")], columns=chain.columns)
     assert split_lesions(table, together=elsewhere).equals(split_lesions(table))
+
+
+def test_photos_without_a_lesion_among_others_are_named(photos, table):
+    table.assign(lesion_id=["L0", None, "L1", "", "L2", "L2"]).to_csv(photos / "meta.csv", index=False)
+    with pytest.warns(UserWarning, match=r"meta\.csv has no lesion_id for 2 of 6 photos, the first is 'P1': each counts as its own lesion"):
+        assert load_table(photos)["lesion_id"].tolist() == ["L0", "P1", "L1", "P3", "L2", "L2"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "damaged", "text"])
+def test_a_zip_file_that_is_none_is_named_and_passed_over(photos, table, kind, tmp_path):
+    table.to_csv(photos / "meta.csv", index=False)
+    (photos / "more.zip").write_bytes({**EVIL, "damaged": (EVIL["cut"][0] + EVIL["text"][0] + EVIL["bomb"][0][-22:], "")}[kind][0])
+    with pytest.warns(UserWarning, match=r"more\.zip' is not a whole zip file .* Fetch it again, or take it away"):
+        assert load_table(photos)["path"].notna().all()
+
+
+def test_what_is_hidden_does_not_count(photos, table):
+    table.to_csv(photos / "meta.csv", index=False)
+    (photos / ".ipynb_checkpoints").mkdir()
+    (photos / "meta.csv").rename(photos / ".ipynb_checkpoints/meta-checkpoint.csv")
+    table.to_csv(photos / "meta.csv", index=False)
+    (photos / ".ipynb_checkpoints/more.zip").write_bytes(b"these are words")
+    assert len(load_table(photos)) == 6

@@ -11,6 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import requests
 from scipy.special import softmax
 
 from skin_lesion import models
@@ -81,8 +82,8 @@ def network(published, monkeypatch):
     "A network on which Keras' weights are the random ones."
     from keras.src.utils import file_utils
 
-    for module in (keras.utils, file_utils):
-        monkeypatch.setattr(module, "get_file", lambda name, *args, **kwargs: str(published[name]))
+    monkeypatch.setattr(file_utils, "get_file", lambda name, *args, **kwargs: str(published[name]))
+    monkeypatch.setattr(models, "fetch", lambda server, file, folder: published[file.name])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -160,13 +161,27 @@ def test_weights_of_another_model_are_refused(published, tmp_path):
         create("densenet121", SIZE, "image-net")
 
 
+def test_weights_are_fetched_whole_and_checked_as_photos_are(monkeypatch, tmp_path):
+    def fetch(server, file, folder):
+        asked.append((server + file.address, file.name, file.size, file.md5, folder))
+        return folder / file.name
+
+    asked = []
+    monkeypatch.setenv("SKIN_LESION_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "fetch", fetch)
+    known = BACKBONES["densenet169"]
+    with pytest.raises(FileNotFoundError, match="No weights file"):
+        models.weights_file("densenet169", "imagenet")
+    assert asked == [(known.url, known.url.rsplit("/", 1)[1], known.size, known.md5, tmp_path / "models")] and known.size > 0
+
+
 def test_without_a_network_the_error_says_what_to_put_where(monkeypatch, tmp_path):
     monkeypatch.setenv("SKIN_LESION_CACHE", str(tmp_path))
 
     def no_network(*args, **kwargs):
-        raise OSError("no route to host")
+        raise requests.ConnectionError("no route to host")
 
-    monkeypatch.setattr(keras.utils, "get_file", no_network)
+    monkeypatch.setattr(requests, "get", no_network)
     with pytest.raises(FileNotFoundError) as caught:
         create("cnn_densenet121", SIZE, "imagenet")
     for part in (BACKBONES["densenet121"].url, BACKBONES["densenet121"].md5, str(tmp_path / "models"), "weights=None"):

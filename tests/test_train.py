@@ -47,8 +47,9 @@ def test_a_ctrl_c_that_keras_swallows_ends_the_training_all_the_same(table, tmp_
     monkeypatch.setattr(Keeper, "on_epoch_begin", swallow)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             train(table, tmp_path / "run", SHORT)
+        assert "train with resume=True goes on from there" in caught.value.__notes__[0]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
