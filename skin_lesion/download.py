@@ -125,12 +125,12 @@ def fetch(
 def _from_dataverse(folder, server):
     for file in FILES:
         unzipped = (folder / file.name).with_suffix("")
-        if unzipped.exists() or unzipped.with_suffix(".tab").exists():  # a folder of photos, or the table as a browser saves it
-            continue
-        fetched = fetch(server, file, folder)
-        if fetched.suffix == ".zip":
-            unzip_photos(fetched, unzipped)
-            fetched.unlink()
+        if not unzipped.exists() and not unzipped.with_suffix(".tab").exists():  # a folder of photos, or the table as a browser saves it
+            fetched = fetch(server, file, folder)
+            if fetched.suffix == ".zip":
+                unzip_photos(fetched, unzipped)
+        if unzipped.is_dir():
+            (folder / file.name).unlink(missing_ok=True)  # a kill may have left it
 
 
 def _copy(source, target):

@@ -69,7 +69,7 @@ MUTATIONS = {
         "train.py",
         "return [*model.variables, *trainer.optimizer.variables]",
         "return [*model.weights, *trainer.optimizer.variables]",
-        "test_kills.py::test_a_training_killed_again_and_again_ends_like_an_unbroken_one",
+        "test_kills.py::test_a_training_that_meets_a_full_disk_and_ctrl_c_says_so_and_ends_like_an_unbroken_one",
     ),
     "one bad photo ends a prediction": (
         "predict.py",

@@ -188,6 +188,13 @@ def test_a_page_in_the_place_of_a_file_leaves_what_had_arrived(server, tmp_path)
     assert content_of(download.download(tmp_path, server.address)) == WHOLE and ("/1", 1000) in server.asked
 
 
+def test_a_zip_file_that_a_kill_left_beside_its_photos_is_removed(server, tmp_path):
+    download.download(tmp_path, server.address)
+    (tmp_path / "HAM10000_images_part_1.zip").write_bytes(CONTENTS["/1"][1])
+    server.asked.clear()
+    assert content_of(download.download(tmp_path, server.address)) == WHOLE and not server.asked
+
+
 @pytest.mark.parametrize("name", ["HAM10000_metadata", "HAM10000_metadata.tab"])
 def test_the_table_is_not_fetched_beside_one_that_a_browser_saved(server, tmp_path, name):
     (tmp_path / name).write_bytes(TABLE.replace(b",", b"\t"))
