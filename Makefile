@@ -46,7 +46,7 @@ test-torch: $(TORCH) ## models, training and Grad-CAM on PyTorch, in .venv-torch
 # A notebook runs the cells that the library is made of, not the library: here they are replaced by an import of it.
 coverage: setup ## count the lines of the library that tests and notebooks run, together: 95 % at least
 	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest -q --ignore=tests/test_notebooks.py --ignore=tests/test_jupyterlab.py
+	@$(BIN)/python -m coverage run $(PYTEST) -q --ignore=tests/test_notebooks.py --ignore=tests/test_jupyterlab.py
 	@env -u SKIN_LESION_DATA $(BIN)/python -m coverage run tools/read_as_user.py
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report

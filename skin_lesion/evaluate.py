@@ -490,8 +490,8 @@ def slices(
 # %% ../nbs/05_evaluate.ipynb #edd864f3
 def _outside(statistics, known):
     "For each statistic the number of photos that lie outside the usual; `known` holds the quantiles."
-    low, _, high = pd.DataFrame(known).to_numpy()  # a model saved by an earlier version knows fewer statistics
-    statistics = statistics[list(known)]
+    known = pd.DataFrame(known).drop(columns="stretch", errors="ignore")  # of which the median tells more
+    statistics, (low, _, high) = statistics[known.columns], known.to_numpy()
     return ((statistics < low) | (statistics > high)).sum()
 
 def _squashed(stretch, usual):

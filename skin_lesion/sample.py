@@ -169,7 +169,7 @@ def default_sample(): # the sample's folder in the cache
     folder = cache_folder() / f"sample-{DRAWING}"
     if not folder.exists():
         try: make_sample(folder)
-        except OSError:   # another process was faster
+        except (OSError, ValueError):   # another process was faster
             if not folder.is_dir(): raise
     return folder
 
