@@ -228,7 +228,7 @@ def test_photos_without_a_lesion_among_others_are_named(photos, table):
 
 
 @pytest.mark.parametrize("kind", ["cut", "damaged", "text"])
-def test_a_zip_file_that_is_none_is_named_and_passed_over(photos, table, kind, tmp_path):
+def test_a_zip_file_that_is_none_is_named_and_passed_over(photos, table, kind):
     table.to_csv(photos / "meta.csv", index=False)
     (photos / "more.zip").write_bytes({**EVIL, "damaged": (EVIL["cut"][0] + EVIL["text"][0] + EVIL["bomb"][0][-22:], "")}[kind][0])
     with pytest.warns(UserWarning, match=r"more\.zip' is not a whole zip file .* Fetch it again, or take it away"):
