@@ -208,8 +208,8 @@ def compare_variants(wanted):
 class Plain(Batches):
     "Batches in the order of a training, without augmentation."
 
-    def _variant(self, index, step, place):
-        return self.photos[self.rows[index]]
+    def _change(self, index, step, place):
+        return lambda photo, out: np.copyto(out, photo)
 
 
 def head_trainer(wanted, photos, y, cached_views):
@@ -218,7 +218,8 @@ def head_trainer(wanted, photos, y, cached_views):
     config = train.Config("efficientnet_lite0", wanted.size, weights="imagenet", cached_views=cached_views)
     model = models.create(config.model, config.size, config.weights)
     trainer = train.compile_phase(model, config, class_counts(y), None)
-    return model, trainer, Plain(photos, y, batch_size=wanted.batch, sampler="natural")
+    rows = np.resize(np.arange(len(y)), wanted.photos)
+    return model, trainer, Plain(photos, y, rows, batch_size=wanted.batch, sampler="natural")
 
 
 def compare_heads(wanted, table):
@@ -236,7 +237,7 @@ def compare_heads(wanted, table):
             "on stored features": lambda: small.fit(Share(features, 0, 1), **options) and None,
             "frozen network in the loop": lambda: trainer.fit(Share(batches, 0, 1), **options) and None,
         }
-        yield from compare("head epoch of efficientnet_lite0", ways, wanted.repeats, len(y), goals={"frozen network in the loop": 50})
+        yield from compare("head epoch of efficientnet_lite0", ways, wanted.repeats, wanted.photos, goals={"frozen network in the loop": 50})
         yield fact("head epoch of efficientnet_lite0", "storing the features, once", once, "s")
         apart = max(np.abs(a - b).max() for a, b in zip(whole.get_weights(), head.get_weights(), strict=True))
         yield at_most(fact("head epoch of efficientnet_lite0", "weights apart afterwards", float(apart)), 1e-4)
@@ -257,10 +258,12 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, help="steps in a round; 20, or 3 with --quick")
     parser.add_argument("--batch", type=int, default=32, help="photos in a step")
     parser.add_argument("--size", type=int, help="side of the photos in pixels; 224, or 64 with --quick")
+    parser.add_argument("--photos", type=int, help="photos in an epoch of the head, again and again where there are fewer; 2,048, or 64 with --quick")
     parser.add_argument("--worker", help="used by the script itself")
     wanted = parse()
     if wanted.worker:
         sys.exit(worker(json.loads(wanted.worker)))
     wanted.networks = wanted.networks or (NETWORKS[:1] if wanted.quick else NETWORKS)
+    wanted.photos = wanted.photos or (64 if wanted.quick else 2048)
     wanted.steps, wanted.size = wanted.steps or (3 if wanted.quick else 20), wanted.size or (64 if wanted.quick else 224)
     sys.exit(finish(measure(wanted), wanted, ("jax", "torch")))

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'LOSSES', 'PROTOCOLS', 'class_counts', 'class_weights', 'weighted_cross_entropy', 'focal_loss',
            'logit_adjusted_loss', 'sampler_shares', 'epoch_rows', 'believed_shares', 'make_loss', 'augment_strength',
-           'Augmentation', 'affine', 'colour_matrix', 'degrade', 'augment', 'mixup', 'Batches', 'Share', 'Copies',
-           'careless_split', 'BalancedAccuracy']
+           'Augmentation', 'affine', 'colour_matrix', 'degrade', 'Change', 'draw_change', 'augment', 'mixup', 'Batches',
+           'Share', 'Copies', 'careless_split', 'BalancedAccuracy']
 
 # %% ../nbs/01_imbalance.ipynb #dba9705e
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import keras
@@ -185,7 +186,10 @@ def colour_matrix(
 ):  # 3 x 4 matrix for `cv2.transform`
     "Brightness, contrast and colour of the light as a factor and a summand for each channel."
     gains = np.asarray(gains, "float32")
-    return np.column_stack([np.diag(contrast * gains), gains * (127.5 * (1 - contrast) + 255 * brightness)]).astype("float32")
+    matrix = np.zeros((3, 4), "float32")
+    np.fill_diagonal(matrix, contrast * gains)
+    matrix[:, 3] = gains * (127.5 * (1 - contrast) + 255 * brightness)
+    return matrix
 
 # %% ../nbs/01_imbalance.ipynb #7c15e376
 def degrade(
@@ -198,14 +202,32 @@ def degrade(
     return np.ascontiguousarray(cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1])
 
 # %% ../nbs/01_imbalance.ipynb #77a9221c
-def augment(
-    photo,  # uint8 array, shape (size, size, 3)
+class Change(NamedTuple):
+    "One warp, one change of the colours, and for some photos `degrade`."
+    matrix: np.ndarray  # of `affine`
+    light: np.ndarray  # of `colour_matrix`
+    worse: np.random.Generator | None  # what `degrade` draws from; None leaves it out
+
+    def __call__(
+        self,
+        photo,  # uint8 array, shape (size, size, 3)
+        out=None,  # where to write, of the same shape; None is a new array
+    ):  # uint8 array, shape (size, size, 3)
+        four = cv2.cvtColor(np.ascontiguousarray(photo), cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time that three take
+        warped = cv2.warpAffine(four, self.matrix, photo.shape[:2], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        changed = cv2.transform(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), self.light, dst=out)
+        if self.worse is not None:
+            changed[...] = degrade(changed, self.worse)
+        return changed
+
+# %% ../nbs/01_imbalance.ipynb #cafa6037
+def draw_change(
+    size,  # side of the photo in pixels
     rng,  # numpy random Generator
     strength=1.0,  # factor on zoom, shift and colour
     how=Augmentation(),  # largest changes at strength 1
-):  # uint8 array, shape (size, size, 3)
-    "A random variant of a photo: one warp and one change of its colours."
-    size = photo.shape[0]
+):  # Change
+    "What to do to a photo, at random."
     u = rng.uniform(-1, 1, 10)
     matrix = affine(
         size,
@@ -214,11 +236,18 @@ def augment(
         strength * how.shift * size * u[2:4],
         how.flip and u[4] > 0,
     )
-    four = cv2.cvtColor(photo, cv2.COLOR_RGB2RGBA)  # OpenCV warps four channels in half the time that three take
-    warped = cv2.warpAffine(four, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     light = colour_matrix(strength * how.brightness * u[5], 1 + strength * how.contrast * u[6], 1 + strength * how.colour * u[7:10])
-    changed = cv2.transform(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), light)
-    return degrade(changed, rng) if rng.random() < how.degraded else changed
+    return Change(matrix, light, rng if rng.random() < how.degraded else None)
+
+
+def augment(
+    photo,  # uint8 array, shape (size, size, 3)
+    rng,  # numpy random Generator
+    strength=1.0,  # factor on zoom, shift and colour
+    how=Augmentation(),  # largest changes at strength 1
+):  # uint8 array, shape (size, size, 3)
+    "A random variant of a photo."
+    return draw_change(photo.shape[0], rng, strength, how)(photo)
 
 # %% ../nbs/01_imbalance.ipynb #5aae0fa2
 def mixup(
@@ -245,6 +274,11 @@ def _one_thread_each():
         yield
     finally:
         cv2.setNumThreads(before)
+
+
+def _keep(photo, out):
+    "No change."
+    out[...] = photo
 
 
 class Batches(keras.utils.PyDataset):
@@ -285,12 +319,11 @@ class Batches(keras.utils.PyDataset):
     def _empty(self, n):
         return np.empty((n, *self.photos.shape[1:]), self.photos.dtype)
 
-    def _variant(self, index, step, place):
-        photo = self.photos[self.rows[index]]
+    def _change(self, index, step, place):
         if self.sampler is None:
-            return photo
+            return _keep
         rng = np.random.default_rng([self.seed, self.epoch, step, place])
-        return augment(np.ascontiguousarray(photo), rng, self.strength[self.y[index]], self.how)
+        return draw_change(self.photos.shape[1], rng, self.strength[self.y[index]], self.how)
 
     def size(self, step):
         "Photos in a batch."
@@ -301,12 +334,15 @@ class Batches(keras.utils.PyDataset):
         chosen = self._order()[step * self.batch_size + places]
         photos, labels = self._empty(len(places)), self.one_hot[self.y[chosen]]
 
+        # All is drawn before the threads start: in Python they would wait for one another, in OpenCV they do not.
+        changes = [self._change(index, step, place) for index, place in zip(chosen, places, strict=True)]
+
         def fill(some):
             for i in some:
-                photos[i] = self._variant(chosen[i], step, places[i])
+                changes[i](self.photos[self.rows[chosen[i]]], photos[i])
 
         with _one_thread_each():
-            list(self.pool.map(fill, np.array_split(np.arange(len(places)), os.cpu_count())))
+            list(self.pool.map(fill, np.array_split(np.arange(len(places)), 2 * os.cpu_count())))
         if self.sampler is None:
             return photos, labels
         labels = labels * np.float32(1 - self.smoothing) + np.float32(self.smoothing / len(self.one_hot))
@@ -368,7 +404,7 @@ class Copies:
 
     def __getitem__(self, index):
         row, copy = int(self.rows[index]), int(self.copies[index])
-        photo = np.ascontiguousarray(self.photos[row])
+        photo = self.photos[row]
         return augment(photo, np.random.default_rng([self.seed, row, copy]), 2.0) if copy else photo
 
 # %% ../nbs/01_imbalance.ipynb #da89eb7a

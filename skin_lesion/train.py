@@ -224,9 +224,10 @@ class Features(Batches):
     def _empty(self, n):
         return np.empty((n, *self.photos.shape[2:]), self.photos.dtype)
 
-    def _variant(self, index, step, place):
-        views = self.photos[index]
-        return views[0 if self.sampler is None else np.random.default_rng([self.seed, self.epoch, step, place]).integers(len(views))]
+    def _change(self, index, step, place):
+        n = self.photos.shape[1]
+        view = 0 if self.sampler is None else np.random.default_rng([self.seed, self.epoch, step, place]).integers(n)
+        return lambda views, out: np.copyto(out, views[view])
 
 # %% ../nbs/03_train.ipynb #08dea8ea
 def cached(
