@@ -38,6 +38,7 @@ def in_turn(ways, repeats):
     "{way: seconds of every round}, the ways in turn, after one round that does not count; a way that fails gives the reason."
     found = {name: [] if callable(work) else work for name, work in ways.items()}
     for turn in range(repeats + 1):
+        print(f"round {turn} of {repeats}", file=sys.stderr, flush=True)
         for name, work in ways.items():
             if not callable(work) or isinstance(found[name], str):
                 continue

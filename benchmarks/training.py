@@ -12,6 +12,7 @@
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from skin_lesion.imbalance import Batches, Share, class_counts
 NETWORKS = ("cnn", "efficientnet_lite0", "densenet121")
 MOST = 1.03
 AHEAD = 3
-PATIENCE = 900  # seconds for a round of a variant
+PATIENCE, ROUND = 900, 60  # seconds for the first round of a variant, which compiles, and for each after it
 BACKENDS = {"jax": ".venv-jax", "torch": ".venv-torch"}
 
 
@@ -158,17 +159,20 @@ class Variant:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
         self.process = subprocess.Popen([python, __file__, "--worker", json.dumps(job)], env={**os.environ, **environment}, **pipes)
-        self.backend = self.process.stdout.readline().strip()
+        self.backend, self.patience = self.process.stdout.readline().strip(), PATIENCE
 
     def __call__(self):
-        late = threading.Timer(PATIENCE, self.process.kill)
+        patience, self.patience = self.patience, ROUND
+        late = threading.Timer(patience, self.process.kill)
         late.start()
         try:
             print(file=self.process.stdin, flush=True)
             return float(self.process.stdout.readline())
         except (OSError, ValueError) as error:
             self.errors.seek(0)
-            raise RuntimeError((self.errors.read().strip().splitlines() or [f"no answer in {PATIENCE} s"])[-1]) from error
+            last = self.errors.read().strip().splitlines()[-1:]
+            ended = self.process.wait() == -signal.SIGKILL
+            raise RuntimeError(f"no answer in {patience} s" if ended else "".join(last)) from error
         finally:
             late.cancel()
 
