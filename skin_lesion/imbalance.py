@@ -276,11 +276,6 @@ def _one_thread_each():
         cv2.setNumThreads(before)
 
 
-def _keep(photo, out):
-    "No change."
-    out[...] = photo
-
-
 class Batches(keras.utils.PyDataset):
     "Photos and one-hot labels for `fit` and `predict`; the training loop sets `epoch`."
 
@@ -321,7 +316,7 @@ class Batches(keras.utils.PyDataset):
 
     def _change(self, index, step, place):
         if self.sampler is None:
-            return _keep
+            return lambda photo, out: np.copyto(out, photo)
         rng = np.random.default_rng([self.seed, self.epoch, step, place])
         return draw_change(self.photos.shape[1], rng, self.strength[self.y[index]], self.how)
 
