@@ -59,6 +59,7 @@ lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs
 
 bench: setup ## run the benchmarks at a small size, to see that they run; the committed results stay as they are
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^albumentations==' benchmarks/requirements.txt)
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 # What TensorFlow's native code writes while it loads is not part of a notebook: the kernel is told not to record it.

@@ -103,7 +103,7 @@ def grow(sizes, repeats):
             rounds = pd.DataFrame([trained(folder) for _ in range(repeats)])
         medians[n] = rounds.median()
         for name, (what, unit) in shown.items():
-            row = fact("growth", f"{n} photos, {what}", float(medians[n][name]), unit)
+            row = fact("growth", what, float(medians[n][name]), unit) | {"amount": n}
             yield row | {"least": digits(rounds[name].min()), "most": digits(rounds[name].max())}
     (few, first), *_, (many, last) = medians.items()
     yield at_most(fact("growth", f"more memory for {many} photos than for {few}", float(last["RssAnon"] - first["RssAnon"]), "MB"), GROWTH)

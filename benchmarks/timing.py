@@ -14,6 +14,7 @@ import numpy as np
 from skin_lesion.data import atomic_write
 
 COLUMNS = ["part", "way", "amount", "value", "unit", "least", "most", "times_ours", "goal", "holds", "note", "command", "machine", "versions"]
+INSTRUCTIONS = {"avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}  # what a processor says of itself: what it has
 
 
 def arguments(script, doc):
@@ -105,9 +106,11 @@ def surroundings(packages):
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
     cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}", "versions": ", ".join(versions)}
+    said = dict(line.split("\t", 1) for line in cpu.read_text().splitlines() if "\t" in line) if cpu.exists() else {}
+    name, flags = (said.get(key, ": ").split(":")[1].split() for key in ("model name", "flags"))
+    widest = next((known for flag, known in INSTRUCTIONS.items() if flag in flags), "")
+    parts = [" ".join(name) or platform.processor(), widest, f"{os.cpu_count()} cores", platform.system()]
+    return {"machine": ", ".join(filter(None, parts)), "versions": ", ".join(versions)}
 
 
 def kept(rows, path, around):

@@ -3,7 +3,7 @@
     pip install -e . -r benchmarks/requirements.txt
     python benchmarks/training.py               # writes benchmarks/results/training.csv
 
-- step: a step of the library's training (photos from the cache, augmentation, metrics, callbacks) against `train_on_batch` on arrays in memory.
+- step: a step of the library's training (photos from the cache, augmentation, callbacks) against `train_on_batch` on arrays in memory.
   Batches made before the first step that counts, and none made during the last ones, would be free: `AHEAD` steps at both ends do not count.
 - variants: the same step in float32 and bfloat16, with and without XLA and oneDNN, with one thread and with all, on each backend that is installed
   beside this one (`make test-jax`, `make test-torch`), each in a process of its own, which waits while another one is timed.
@@ -209,13 +209,6 @@ def compare_variants(wanted):
 # Head training
 
 
-class Plain(Batches):
-    "Batches in the order of a training, without augmentation."
-
-    def _change(self, index, step, place):
-        return lambda photo, out: np.copyto(out, photo)
-
-
 def head_trainer(wanted, photos, y, cached_views):
     "What the first phase trains, from the same start."
     keras.utils.set_random_seed(0)
@@ -223,7 +216,7 @@ def head_trainer(wanted, photos, y, cached_views):
     model = models.create(config.model, config.size, config.weights)
     trainer = train.compile_phase(model, config, class_counts(y), None)
     rows = np.resize(np.arange(len(y)), wanted.photos)
-    return model, trainer, Plain(photos, y, rows, batch_size=wanted.batch, sampler="natural")
+    return model, trainer, Batches(photos, y, rows, wanted.batch, "natural", how=None)
 
 
 def compare_heads(wanted, table):

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ MODEL = typer.Option("best", "--model", help="A .keras or .h5 file, a run folder
 
 DISTRIBUTED = typer.Option(False, "--distributed", help="Share the work with other processes: see --processes, --rank and --coordinator.")
 PROCESSES = typer.Option(None, "--processes", min=1, envvar=["KERAS_DISTRIBUTION_NUM_PROCESSES", "SLURM_NTASKS"], help="How many share the work.")
-RANK = typer.Option(None, "--rank", min=0, envvar=["KERAS_DISTRIBUTION_PROCESS_ID", "SLURM_PROCID"], help="Which of them this is, from 0.")
+RANK = typer.Option(None, "--rank", envvar=["KERAS_DISTRIBUTION_PROCESS_ID", "SLURM_PROCID"], help="Which of them this is, from 0.")
 
 
 @app.callback()
@@ -192,7 +193,16 @@ def _settings(pairs, config):
     return chosen
 
 # %% ../nbs/08_app.ipynb #bbd14855
-def _launch(processes, rank, coordinator):
+def _ranks(text):
+    "The ranks that `--rank` names: 2, or 4-7; None where it names none."
+    if text is None: return None
+    first, _, last = text.partition("-")
+    if not re.fullmatch(r"\d+(-\d+)?", text) or int(last or first) < int(first):
+        raise ValueError(f"--rank {text} is no rank; expected a number from 0, or the first and the last of several on this machine: 4-7.")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def _launch(processes, ranks, coordinator):
     "Run the command that was given once for each rank of this machine; what rank 0 printed."
     from skin_lesion.distribute import launch
 
@@ -202,7 +212,7 @@ def _launch(processes, rank, coordinator):
         raise ValueError("Distributed training runs on JAX, which is not installed: pip install 'skin-lesion[jax]'.")
     program = "import sys; sys.argv[0] = 'skin-lesion'; from skin_lesion.app import main; main()"
     words = [word for word in sys.argv[1:] if word != "--distributed"]
-    return launch([sys.executable, "-c", program, *words], processes, coordinator, rank, {"KERAS_BACKEND": "jax"})
+    return launch([sys.executable, "-c", program, *words], processes, coordinator, ranks, {"KERAS_BACKEND": "jax"})
 
 # %% ../nbs/08_app.ipynb #da1bf991
 @command
@@ -222,7 +232,7 @@ def train(
     protocol: str = typer.Option("honest", help="**honest** keeps lesions apart; **leaky** copies before it splits, **photos** splits photos."),
     distributed: bool = DISTRIBUTED,
     processes: int = PROCESSES,
-    rank: int = RANK,
+    rank: str = RANK,
     coordinator: str = typer.Option(None, envvar="KERAS_DISTRIBUTION_JOB_ADDRESSES", help="host:port at which rank 0 can be met."),
     resume: bool = typer.Option(False, "--resume", help="Go on with the run in --out from its last checkpoint."),
     tensorboard: bool = typer.Option(False, "--tensorboard", help="Log to OUT/logs for TensorBoard; needs the package tensorboard."),
@@ -234,10 +244,10 @@ def train(
     A run that was killed goes on with `--resume` and ends where an unbroken one would.
 
     With `--distributed` several processes train together, on JAX. Without `--rank` all of `--processes` run on this machine, one for each card;
-    with it this machine runs one of them, and `--coordinator` says where the others meet it. When one fails, the others are ended.
+    with it this machine runs that one, or several with `--rank 4-7`, and `--coordinator` says where all meet. When one fails, the others are ended.
     """
     if distributed:
-        return print(_launch(processes, rank, coordinator), end="")
+        return print(_launch(processes, _ranks(rank), coordinator), end="")
     training, evaluation, predicting = _modules("train", "evaluate", "predict")
     from skin_lesion.data import load_split, split_lesions
     from skin_lesion.distribute import place
@@ -376,7 +386,7 @@ def predict(
     out: Path = typer.Option(None, "--out", help="Write the answers to this CSV file."),
     distributed: bool = DISTRIBUTED,
     processes: int = PROCESSES,
-    rank: int = RANK,
+    rank: str = RANK,
     as_json: bool = JSON,
 ):
     """
@@ -387,13 +397,14 @@ def predict(
 
     With `--distributed` each of `--processes` processes answers its part of the photos; the last one to finish joins the parts in `--out`.
     """
-    if distributed and None in (out, processes, rank):
-        raise ValueError("--distributed needs --out for all answers, --processes that share the photos, and the --rank of this one.")
+    ranks = _ranks(rank)
+    if distributed and (None in (out, processes, ranks) or len(ranks) != 1 or not ranks[0] < processes):
+        raise ValueError("--distributed needs --out for all answers, --processes that share the photos, and the --rank of this one, from 0.")
     from skin_lesion.distribute import share, write_share
 
     (predicting,) = _modules("predict")
     network, info = predicting.open_model(model)
-    found, mine = predicting.find_photos(photos), (rank, processes) if distributed else (0, 1)
+    found, mine = predicting.find_photos(photos), (*ranks, processes) if distributed else (0, 1)
     answers = predicting.predict(network, info, share(found, *mine), familiarity=predicting.open_familiarity(model))
     table = predicting.answers_table(answers, info.classes)
     if out:

@@ -202,19 +202,19 @@ def launch(
     command,  # list of words: the program that every rank runs
     processes,  # number of ranks, on all machines
     coordinator=None,  # host:port at which rank 0 can be met; None is a free port of this machine
-    rank=None,  # the one rank that runs on this machine; None runs all of them here
+    ranks=None,  # list of the ranks that run on this machine, one for each card; None runs all of them here
     environment=None,  # more environment variables, {name: value}
 ):  # what rank 0 printed, if it ran here
     "Run a program once for each rank of this machine, and end all when one fails."
-    if rank is not None and (coordinator is None or not 0 <= rank < processes):
-        wanted = f"expected a rank from 0 to {processes - 1}, and host:port at which rank 0 can be met"
-        raise ValueError(f"Rank {rank} of {processes} with coordinator {coordinator}; {wanted}. Mend --rank, --processes or --coordinator.")
-    ranks, address, started = range(processes) if rank is None else [rank], coordinator or _free_address(), {}
+    everywhere, address, started = list(range(processes)), coordinator or _free_address(), {}
+    if ranks is not None and (coordinator is None or not ranks or not set(ranks) <= set(everywhere)):
+        wanted = f"expected some of the ranks 0 to {processes - 1}, and host:port at which rank 0 can be met"
+        raise ValueError(f"Ranks {ranks} of {processes} with coordinator {coordinator}; {wanted}. Mend --rank, --processes or --coordinator.")
     with _ended_by_signal(), tempfile.TemporaryFile("w+") as output:
         try:
-            for here, number in enumerate(ranks):
-                card = {"JAX_LOCAL_DEVICE_IDS": str(here)} if len(ranks) > 1 else {}
-                started[number] = _start(command, number, processes, address, {**card, **(environment or {})}, output)
+            for card, rank in enumerate(here := everywhere if ranks is None else ranks):
+                only = {"JAX_LOCAL_DEVICE_IDS": str(card)} if len(here) > 1 else {}
+                started[rank] = _start(command, rank, processes, address, {**only, **(environment or {})}, output)
             _watch(started, processes)
         finally:
             for process in started.values():

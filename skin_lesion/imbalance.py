@@ -286,7 +286,7 @@ class Batches(keras.utils.PyDataset):
         rows=None,  # positions of the photos to use; None is all
         batch_size=32,  # photos in a batch
         sampler=None,  # one of `SAMPLERS`; None is in order, without augmentation
-        how=Augmentation(),  # largest changes at strength 1
+        how=Augmentation(),  # largest changes at strength 1; None leaves the photos as they are
         strength=1.0,  # factor on all but rotation and flip: one number, or one for each class
         blend=0.0,  # `alpha` of `mixup`; 0 blends nothing
         smoothing=0.0,  # share of every label that is spread evenly over the classes
@@ -315,7 +315,7 @@ class Batches(keras.utils.PyDataset):
         return np.empty((n, *self.photos.shape[1:]), self.photos.dtype)
 
     def _change(self, index, step, place):
-        if self.sampler is None:
+        if self.sampler is None or self.how is None:
             return lambda photo, out: np.copyto(out, photo)
         rng = np.random.default_rng([self.seed, self.epoch, step, place])
         return draw_change(self.photos.shape[1], rng, self.strength[self.y[index]], self.how)

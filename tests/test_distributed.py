@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -103,8 +104,11 @@ def test_both_ranks_hold_the_same_weights(runs):
 def test_a_launcher_on_each_machine_does_the_same(data, environment, runs, tmp_path):
     command, address = [python_with("jax"), "-c", TRAIN, str(data), str(tmp_path / "apart")], _free_address()
     with ThreadPoolExecutor(2) as machines:
-        list(machines.map(lambda rank: launch(command, 2, address, rank, environment), (0, 1)))
+        list(machines.map(lambda rank: launch(command, 2, address, [rank], environment), (0, 1)))
     pd.testing.assert_frame_equal(*(history(run).drop(columns="seconds") for run in (tmp_path / "apart", runs / "by2")), check_exact=True)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to find the ranks")
 
 
 def ranks_of(process):
@@ -119,15 +123,20 @@ def ranks_of(process):
     return found
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to find the ranks")
+def wait_for(file, process):
+    "Return when a file is there, or the process that should write it has ended, or after two minutes."
+    end = time.time() + 120
+    while not file.exists() and time.time() < end and process.poll() is None:
+        time.sleep(0.02)
+
+
+@needs_proc
 def test_a_rank_that_dies_ends_the_run_which_then_goes_on(environment, tmp_path):
     run, python = tmp_path / "run", python_with("jax")
     words = ["--processes", "2", "--size", "32", "--epochs", "6", "--set", "batch_size=16", "--out", str(run), "--resume", "--json"]
     train = [python, *COMMAND[1:], *words]
     with subprocess.Popen(train, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        end = time.time() + 120
-        while not (run / "history.csv").exists() and time.time() < end and process.poll() is None:
-            time.sleep(0.02)
+        wait_for(run / "history.csv", process)
         ranks = ranks_of(process)
         heard = {c.laddr.ip for rank in ranks.values() for c in psutil.Process(rank).net_connections("tcp") if c.status == psutil.CONN_LISTEN}
         os.kill(ranks[1], signal.SIGKILL)
@@ -144,6 +153,29 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(environment, tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert set(json.loads(finished.stdout)) == {"run", "test"}
     assert len(history(run)) == 6 and (run / "model.keras").exists()
+
+
+@needs_proc
+def test_a_machine_that_is_gone_ends_the_run_on_the_others(environment, tmp_path):
+    run, address = tmp_path / "run", _free_address()
+    words = ["--processes", "2", "--coordinator", address, "--size", "32", "--epochs", "6", "--set", "batch_size=16", "--out", str(run)]
+    start = partial(subprocess.Popen, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    train = [python_with("jax"), *COMMAND[1:], *words]
+    with start([*train, "--rank", "0"]) as first, start([*train, "--rank", "1"]) as other:
+        wait_for(run / "history.csv", first)
+        gone = ranks_of(other)
+        for process in (other.pid, gone[1]):
+            os.kill(process, signal.SIGKILL)
+        _, said = first.communicate(timeout=60)
+    assert first.returncode == 2 and "Rank 0 of 2" in said and "--resume" in said, said
+    assert len(history(run)) < 6 and not (run / "model.keras").exists()
+
+
+@pytest.mark.parametrize("rank", ["x", "1.5", "-3", "3-", "1-0"])
+def test_ranks_that_are_none_are_refused(rank):
+    words = ["train", "--distributed", "--processes", "2", "--coordinator", "127.0.0.1:9", "--out", "run", f"--rank={rank}"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, SystemExit) and refused.exit_code == 2 and f"--rank {rank} is no rank" in refused.output
 
 
 def test_batches_that_cannot_be_shared_are_refused(environment, tmp_path):

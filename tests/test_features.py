@@ -15,13 +15,6 @@ from skin_lesion.train import Config, cached, compile_phase, frozen_edge, train
 CONFIG = Config("efficientnet_lite0", size=32, weights="imagenet", epochs=3, head_epochs=3, batch_size=8)
 
 
-class Plain(Batches):
-    "Batches in the order of a training, without augmentation."
-
-    def _change(self, index, step, place):
-        return lambda photo, out: np.copyto(out, photo)
-
-
 @pytest.fixture(scope="module")
 def photos():
     return np.random.default_rng(0).integers(0, 256, (28, 32, 32, 3), dtype=np.uint8), np.arange(28) % 7
@@ -33,7 +26,7 @@ def learned(photos, y, views, path, frozen=None):
     config = replace(CONFIG, cached_views=views, frozen=frozen)
     model = create(config.model, config.size, config.weights, dropout=config.dropout)
     trainer = compile_phase(model, config, class_counts(y), 6 if frozen else None)
-    batches = Plain(photos, y, batch_size=8, sampler="natural")
+    batches = Batches(photos, y, batch_size=8, sampler="natural", how=None)
     if views:
         batches = cached(batches, keras.Model(model.input, model.get_layer(frozen_edge(model)).output), views, path)
     history = trainer.fit(Share(batches, 0, 1), epochs=2, shuffle=False, verbose=0).history["loss"]

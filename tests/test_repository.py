@@ -64,6 +64,13 @@ def test_notebook_is_saved_with_its_outputs(path):
     assert errors == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_what_is_expected_to_fail_is_run(path):
+    "`expect_fail` belongs behind `with`: on a line of its own it tries nothing."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert [line for cell in cells for line in cell["source"] if line.lstrip().startswith("expect_fail(")] == []
+
+
 def test_site_settings_agree():
     assert (ROOT / "nbs/_quarto.yml").read_bytes() == (ROOT / "_quarto.yml").read_bytes(), "cp _quarto.yml nbs/"
     url = f"https://github.com/{SETTINGS['user']}/{SETTINGS['repo']}"
