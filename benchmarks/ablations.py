@@ -3,19 +3,26 @@
     python benchmarks/ablations.py                                                    on the sample, in minutes, to see that it runs
     python benchmarks/ablations.py --data DATA --split results/split.csv --runs runs/ablations --out results/ablations.csv
 
-Every change is trained under each seed like the base it is compared with, and a run that was killed goes on where it stopped. The difference
-is that of balanced accuracy on the validation lesions, over all seeds at once, with a 95 % interval from a paired bootstrap over lesions. Both
-sides were calibrated on these lesions, so both are a little too good; the test part is not looked at.
+Every change is tried under each seed like the base it is compared with, and a run that was killed goes on where it stopped. The differences
+are those of balanced accuracy and of the mean AUC on the validation lesions, over all seeds at once, with 95 % intervals from a paired bootstrap
+over lesions. Both sides were calibrated on these lesions, so both are a little too good; the test part is not looked at.
 """
 import argparse
 import json
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
-from skin_lesion.data import atomic_write, cache_folder, load_split, load_table, split_lesions
-from skin_lesion.evaluate import evaluate, paired_difference
+from skin_lesion.data import CLASSES, atomic_write, cache_folder, fit_photo, load_split, load_table, split_lesions
+from skin_lesion.evaluate import decide, evaluate, paired_difference
 from skin_lesion.sample import data_folder
 from skin_lesion.train import Config, train
 
@@ -24,7 +31,7 @@ BASES = {
     "sample": Config(model="cnn", size=64, epochs=2, batch_size=16),
     "real": Config(model="efficientnet_lite0", size=128, epochs=6, **LITE),
 }
-CHANGES = {
+TRAINED = {
     "natural sampling": {"sampler": "natural"},
     "balanced sampling": {"sampler": "balanced"},
     "weighted loss, natural sampling": {"sampler": "natural", "loss": "weighted"},
@@ -37,23 +44,85 @@ CHANGES = {
     "mean of the last 3 epochs": {"average": 3},
     "twice as many epochs": {"epochs": 12},
     "160 pixels": {"size": 160},
-    "8 flips and turns": {"views": 8},
     "nothing frozen": {"frozen": None},
 }
+FLIPS, COLOUR, PATIENT = "8 flips and turns", "colour constancy", "age, sex and site, joined late"
+CHANGES = (*TRAINED, FLIPS, COLOUR, PATIENT)
+METRICS = ("balanced_accuracy", "macro_auc")
 
 
-def predictions(table, base, change, seeds, runs):
-    "Validation predictions of one setting over all seeds, and the minutes they took."
-    found, minutes = [], 0
-    for seed in seeds:
-        config = replace(base, seed=seed, **change)
-        name = "-".join(f"{key}_{value}" for key, value in change.items()) or "base"
-        run = train(table, runs / f"{name}-seed{seed}", config, resume=True)
-        answers = pd.read_csv(run / "predictions.csv", dtype={"image_id": str, "lesion_id": str})
-        found.append(answers[answers["part"] == "validation"].assign(image_id=lambda t, seed=seed: t["image_id"] + f"/{seed}"))
-        minutes += json.loads((run / "environment.json").read_text())["minutes"]
-        info = json.loads((run / "model.json").read_text())
-    return pd.concat(found, ignore_index=True), minutes, info
+def shades_of_grey(photo, power=6):
+    "Colour constancy: the channels are scaled until their Minkowski means agree (Finlayson and Trezzi, 2004)."
+    light = (photo.astype(float) ** power).mean(axis=(0, 1)) ** (1 / power)
+    return np.clip(photo * (light.mean() / light), 0, 255).round().astype(np.uint8)
+
+
+def recoloured(table, size, folder):
+    "The table with photos whose light is taken out, as squares of their own."
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in table["image_id"]]
+    for old, new in zip(table["path"], paths, strict=True):
+        if not new.exists():
+            with atomic_write(new) as draft:
+                Image.fromarray(shades_of_grey(fit_photo(old, size))).save(draft, "PNG")
+    return table.assign(path=[str(path) for path in paths])
+
+
+def with_patient(answers, info, table):
+    "Probabilities times what age, sex and site say of each diagnosis, as if these and the photo were independent given the diagnosis."
+    told, known = table.set_index("image_id")[["age", "sex", "localization"]].astype(str), (table["part"] == "train").to_numpy()
+    says = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression(max_iter=1000)).fit(told[known], table["dx"][known])
+    order = [list(says.classes_).index(dx) for dx in CLASSES]
+    shares = table["dx"][known].value_counts(normalize=True)[list(CLASSES)].to_numpy()
+    joined = answers[list(CLASSES)].to_numpy() * says.predict_proba(told.loc[answers["image_id"]])[:, order] / shares
+    joined /= joined.sum(axis=1, keepdims=True)
+    decision = np.array(CLASSES)[decide(joined, info["prevalence"], info["prior"])]
+    return answers.assign(**dict(zip(CLASSES, joined.T, strict=True)), decision=decision)
+
+
+def trained(table, config, run):
+    "Validation predictions of a training, its model's description, and the minutes it took."
+    train(table, run, config, resume=True)
+    answers = pd.read_csv(run / "predictions.csv", dtype={"image_id": str, "lesion_id": str})
+    info, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("model", "environment"))
+    return answers[answers["part"] == "validation"], info, environment["minutes"]
+
+
+def tried(change, table, config, runs):
+    "The same for a change of a configuration, some of which need no training."
+    base, run = runs / f"base-seed{config.seed}", runs / f"{change}-seed{config.seed}"
+    if change == FLIPS:
+        return trained(table, replace(config, weights=str(base / "model.keras"), epochs=0, views=8), run)
+    if change == COLOUR:
+        return trained(recoloured(table, config.size, runs / "recoloured"), config, run)
+    if change == PATIENT:
+        answers, info, _ = trained(table, config, base)
+        return with_patient(answers, info, table), info, 0
+    return trained(table, replace(config, **TRAINED.get(change, {})), run)
+
+
+def over_seeds(change, table, base, seeds, runs):
+    "Predictions of a change under all seeds, the last model's description, and all minutes."
+    each = [tried(change, table, replace(base, seed=seed), runs) for seed in seeds]
+    answers = [answers.assign(image_id=answers["image_id"] + f"/{seed}") for (answers, _, _), seed in zip(each, seeds, strict=True)]
+    return pd.concat(answers, ignore_index=True), each[-1][1], sum(minutes for *_, minutes in each)
+
+
+def columns(scores):
+    "{metric and key: value} of {metric: {key: value}}."
+    return {f"{metric} {key}": value for metric, of in scores.items() for key, value in of.items()}
+
+
+def rows_of(wanted, table, base):
+    "The base's scores, then what each change gains over it, as they come."
+    plain, info, minutes = over_seeds("base", table, base, wanted.seeds, wanted.runs)
+    scores = evaluate(plain, info["prevalence"], info["prior"])
+    yield {"change": "base", "minutes": minutes} | columns({metric: scores[metric] for metric in METRICS})
+    for change in wanted.only:
+        if change == "nothing frozen" and base.frozen is None:
+            continue
+        answers, _, minutes = over_seeds(change, table, base, wanted.seeds, wanted.runs)
+        yield {"change": change, "minutes": minutes} | columns({metric: paired_difference(answers, plain, metric) for metric in METRICS})
 
 
 def main():
@@ -61,23 +130,18 @@ def main():
     parser.add_argument("--data", default="sample")
     parser.add_argument("--split")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--only", nargs="+", choices=list(CHANGES), default=list(CHANGES))
+    parser.add_argument("--only", nargs="+", choices=CHANGES, default=CHANGES)
     parser.add_argument("--runs", type=Path, default=cache_folder() / "runs" / "ablations")
     parser.add_argument("--out", type=Path)
     wanted = parser.parse_args()
     table = load_table(data_folder(wanted.data))
     table = load_split(wanted.split, table) if wanted.split else split_lesions(table)
     base = BASES["sample" if wanted.data == "sample" else "real"]
-    plain, minutes, info = predictions(table, base, {}, wanted.seeds, wanted.runs)
-    whole = evaluate(plain, info["prevalence"], info["prior"])["balanced_accuracy"]
-    rows = [{"change": "base", "seeds": len(wanted.seeds), "balanced_accuracy": whole["value"], "minutes": minutes}]
-    for name in wanted.only:
-        if name == "nothing frozen" and base.frozen is None:
-            continue
-        changed, minutes, _ = predictions(table, base, CHANGES[name], wanted.seeds, wanted.runs)
-        gap = paired_difference(changed, plain)
-        rows.append({"change": name, "seeds": len(wanted.seeds), "balanced_accuracy": whole["value"] + gap["difference"], "minutes": minutes} | gap)
-        print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False, header=len(rows) == 2), flush=True)
+    rows, command = [], " ".join(["python", "benchmarks/ablations.py", *map(shlex.quote, sys.argv[1:])])
+    for row in rows_of(wanted, table, base):
+        environment = json.loads((wanted.runs / f"base-seed{wanted.seeds[0]}" / "environment.json").read_text())
+        rows.append(row | {"seeds": " ".join(map(str, wanted.seeds)), "command": command, "machine": environment["machine"]})
+        print(pd.DataFrame([row]).round(3).to_string(index=False), flush=True)
         if wanted.out:
             with atomic_write(wanted.out) as draft:
                 pd.DataFrame(rows).to_csv(draft, index=False, float_format="%.4g")

@@ -63,8 +63,9 @@ def in_onnxruntime(session, info, paths, batch_size):
 
 
 def by_us(model, info, paths, batch_size):
-    "`predict` of this library."
-    return np.array([list(answer["probabilities"].values()) for answer in predict.predict(model, info, paths, batch_size)])
+    "What `skin-lesion predict` does with photos."
+    answers = predict.predict(models.fold_norms(model), info, paths, batch_size)
+    return np.array([list(answer["probabilities"].values()) for answer in answers])
 
 
 def decoded(info, paths):
@@ -111,8 +112,8 @@ def measure(wanted):
     paths, size = list(islice(cycle(table["path"].dropna()), wanted.photos or (64 if wanted.quick else 2000))), wanted.batch_size
     what, answers = f"{info.name}, {info.size} px, one view", {}
     ways = remembering(ways_to_answer(model, info, paths, size, session_of(model, info, table)), answers)
-    few = np.stack([data.fit_photo(path, info.size) for path in paths[:size]])
-    parts = {"decoding alone": lambda: decoded(info, paths), "network alone": lambda: network_alone(model, info, few, len(paths), size)}
+    few, folded = np.stack([data.fit_photo(path, info.size) for path in paths[:size]]), models.fold_norms(model)
+    parts = {"decoding alone": lambda: decoded(info, paths), "network alone": lambda: network_alone(folded, info, few, len(paths), size)}
     rows = list(compare(what, ways | parts, wanted.repeats, len(paths)))
     if np.abs(answers[OURS] - answers[ONNX]).max() > export.LIMIT:
         raise ValueError("The exported file answers otherwise than the library on these photos, so their times are not comparable.")

@@ -402,10 +402,10 @@ def predict(
         raise ValueError("--distributed needs --out for all answers, --processes that share the photos, and the --rank of this one, from 0.")
     from skin_lesion.distribute import share, write_share
 
-    (predicting,) = _modules("predict")
+    predicting, models = _modules("predict", "models")
     network, info = predicting.open_model(model)
     found, mine = predicting.find_photos(photos), (*ranks, processes) if distributed else (0, 1)
-    answers = predicting.predict(network, info, share(found, *mine), familiarity=predicting.open_familiarity(model))
+    answers = predicting.predict(models.fold_norms(network), info, share(found, *mine), familiarity=predicting.open_familiarity(model))
     table = predicting.answers_table(answers, info.classes)
     if out:
         write_share(table, out, "\n".join([_identity(predicting.model_file(model)), *found]), *mine)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'BACKBONES', 'MODELS', 'SUFFIXES', 'conv_norm', 'residual', 'cnn', 'head', 'densenet',
            'efficientnetb3', 'efficientnet_lite', 'read_torch', 'Backbone', 'weights_file', 'trained_files', 'create',
-           'logits_model', 'freeze', 'fold', 'flops', 'milliseconds', 'costs', 'versions', 'Info', 'turned',
-           'log_probabilities', 'save', 'read_info', 'load']
+           'logits_model', 'freeze', 'fold', 'flops', 'milliseconds', 'costs', 'fold_norms', 'versions', 'Info',
+           'turned', 'log_probabilities', 'save', 'read_info', 'load']
 
 # %% ../nbs/02_models.ipynb #4dc6236e
 import importlib.util
@@ -18,7 +18,7 @@ import platform
 import sys
 import time
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -446,6 +446,41 @@ def costs(
     rows = [{"million_parameters": model.count_params() / 1e6, "gflops": flops(model) / 1e9} for model in models]
     if timed: rows = [row | {"milliseconds": milliseconds(model)} for row, model in zip(rows, models, strict=True)]
     return pd.DataFrame(rows, index=[model.name for model in models])
+
+# %% ../nbs/02_models.ipynb #93b227b6
+def _folded(conv, norm):
+    "Kernel and bias of a convolution that does what the normalisation behind it did."
+    kernel, *bias = conv.get_weights()
+    *scaled, mean, variance = norm.get_weights()  # gamma and beta, where it has them
+    gamma = scaled.pop(0) if norm.scale else 1
+    beta = scaled.pop() if norm.center else 0
+    factor = gamma / np.sqrt(variance + norm.epsilon)
+    by_channel = factor.reshape(kernel.shape[2:]) if isinstance(conv, layers.DepthwiseConv2D) else factor
+    return [kernel * by_channel, (sum(bias) - mean) * factor + beta]
+
+
+def fold_norms(
+    model,  # functional `keras.Model`, left as it is
+):  # `keras.Model` with weights of its own that answers the same, sooner
+    "Fold every batch normalisation that follows a convolution, and nothing else does, into that convolution."
+    readers = Counter(id(x) for layer in model.layers for x in keras.tree.flatten(layer.input))
+    norms = {id(layer.input): layer for layer in model.layers if type(layer) is layers.BatchNormalization and layer.axis in (-1, 3)}
+    linear, kinds = keras.activations.linear, (layers.Conv2D, layers.DepthwiseConv2D)
+    convs = [layer for layer in model.layers if isinstance(layer, kinds) and layer.activation is linear]
+    folds = {conv.name: norms[id(conv.output)] for conv in convs if id(conv.output) in norms and readers[id(conv.output)] == 1}
+    gone = {norm.name for norm in folds.values()}
+
+    def rebuilt(layer):
+        return type(layer).from_config(layer.get_config() | ({"use_bias": True} if layer.name in folds else {}))
+
+    def called(layer, x, *others, **options):
+        return x if layer.name in gone else layer(x, *others, **options)
+
+    plain = keras.Model(model.input, model.output, name=model.name)
+    copy = keras.models.clone_model(plain, clone_function=rebuilt, call_function=called)
+    for layer in [layer for layer in model.layers if layer.weights and layer.name not in gone]:
+        copy.get_layer(layer.name).set_weights(_folded(layer, folds[layer.name]) if layer.name in folds else layer.get_weights())
+    return copy
 
 # %% ../nbs/02_models.ipynb #3b636090
 def versions():  # {name: version}

@@ -173,7 +173,7 @@ def _answer(network, info, paths, fitted, familiarity):
 
 # %% ../nbs/07_predict.ipynb #a0673262
 def predict(
-    model,  # a Keras model from `open_model`
+    model,  # a Keras model from `open_model`, or for many photos `models.fold_norms` of it
     info,  # its `models.Info`
     paths,  # paths of photos
     batch_size=32,  # photos that go through the network together

@@ -12,12 +12,13 @@ import keras
 import numpy as np
 import pytest
 import requests
+from keras import layers
 from scipy.special import softmax
 
 from skin_lesion import models
 from skin_lesion.data import CLASSES
 from skin_lesion.imbalance import BalancedAccuracy
-from skin_lesion.models import BACKBONES, MODELS, Info, create, fold, freeze, load, logits_model, save
+from skin_lesion.models import BACKBONES, MODELS, Info, create, fold, fold_norms, freeze, load, logits_model, save
 
 SIZE = 64
 PHOTOS = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
@@ -436,3 +437,33 @@ def test_the_first_layers_stay_frozen_up_to_a_named_one():
     assert {layer.name for layer in model.layers if not layer.trainable} == set(held)
     with pytest.raises(ValueError, match="has no layer 'block3'.*lite0_blocks2_add"):
         models.freeze(model, until="block3")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_folded_norms_change_no_answer(built, name):
+    model, rng = built[name], np.random.default_rng(0)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    before = [norm.get_weights() for norm in norms]
+    for norm, weights in zip(norms, before, strict=True):
+        norm.set_weights([rng.uniform(0.5, 1.5, value.shape) for value in weights])
+    quick, expected = fold_norms(model), run(model)
+    np.testing.assert_allclose(run(quick), expected, atol=1e-5)
+    left = [layer.name for layer in quick.layers if isinstance(layer, layers.BatchNormalization)]
+    assert len(left) < len(norms) and ("densenet" in name or not left)  # DenseNet normalises what several layers have made
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    for norm, weights in zip(norms, before, strict=True):
+        norm.set_weights(weights)
+
+
+def test_norms_that_others_read_or_that_lack_a_part_are_folded_with_care():
+    photos = keras.Input((8, 8, 3))
+    shared = layers.Conv2D(4, 3, name="shared")(photos)
+    active = layers.Conv2D(4, 3, activation="relu", name="active")(photos)
+    bare = layers.DepthwiseConv2D(3, depth_multiplier=2, name="bare")(photos)
+    gone = layers.BatchNormalization(scale=False, center=False, name="gone")
+    normed = [layers.BatchNormalization()(shared), layers.BatchNormalization()(active), gone(bare)]
+    model, rng = keras.Model(photos, layers.Concatenate()([shared, *normed])), np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, value.shape) for value in model.get_weights()])
+    quick, given = fold_norms(model), rng.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(run(quick, given), run(model, given), rtol=1e-4, atol=1e-4)
+    assert {layer.name for layer in model.layers} - {layer.name for layer in quick.layers} == {"gone"}
