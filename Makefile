@@ -28,7 +28,8 @@ setup: $(STAMP) ## make .venv from requirements.lock; a second call installs not
 demo: setup ## train on the sample, evaluate, explain; DATA=folder takes real photos, OUT=folder another place
 	@$(BIN)/skin-lesion demo $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
-test: setup ## run every notebook and every test, on up to four processes; WORKERS=0 takes one
+# What several processes do together is tested on JAX, in an environment beside.
+test: setup $(JAX) ## run every notebook and every test, on up to four processes; WORKERS=0 takes one
 	@$(BIN)/python $(PYTEST)
 
 soak: setup ## the long form of kills, faults, bad files and broken lines; counts what was tried, survived and lost
