@@ -404,8 +404,9 @@ def predict(
 
     predicting, models = _modules("predict", "models")
     network, info = predicting.open_model(model)
+    network = models.fold_norms(network) if info.name in models.MODELS else network
     found, mine = predicting.find_photos(photos), (*ranks, processes) if distributed else (0, 1)
-    answers = predicting.predict(models.fold_norms(network), info, share(found, *mine), familiarity=predicting.open_familiarity(model))
+    answers = predicting.predict(network, info, share(found, *mine), familiarity=predicting.open_familiarity(model))
     table = predicting.answers_table(answers, info.classes)
     if out:
         write_share(table, out, "\n".join([_identity(predicting.model_file(model)), *found]), *mine)

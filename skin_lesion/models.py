@@ -460,7 +460,7 @@ def _folded(conv, norm):
 
 
 def fold_norms(
-    model,  # functional `keras.Model`, left as it is
+    model,  # a model of this module, left as it is
 ):  # `keras.Model` with weights of its own that answers the same, sooner
     "Fold every batch normalisation that follows a convolution, and nothing else does, into that convolution."
     readers = Counter(id(x) for layer in model.layers for x in keras.tree.flatten(layer.input))

@@ -4,14 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from skin_lesion.app import app
-from skin_lesion.data import CLASSES, load_table, save_split, split_lesions
-from skin_lesion.models import load
+from skin_lesion.data import CLASSES, fit_photo, load_table, save_split, split_lesions
+from skin_lesion.models import Info, load, save
 from skin_lesion.sample import data_folder
 
 runner = CliRunner()
@@ -175,3 +177,17 @@ def test_an_error_is_a_json_object_too():
 @pytest.mark.parametrize("command", ["demo", "verify", "train", "evaluate", "gradcam", "predict"])
 def test_help(command):
     assert "--json" in call(command, "--help")
+
+
+def test_a_network_of_ones_own_is_asked_as_it_is(tmp_path):
+    "Its layers may be called twice, which nothing can be folded into."
+    photos = keras.Input((32, 32, 3))
+    twice = keras.layers.Conv2D(3, 3, padding="same")
+    pooled = keras.layers.GlobalAveragePooling2D()(twice(twice(photos)))
+    own = keras.Model(photos, keras.layers.Dense(7, activation="softmax")(pooled), name="own")
+    save(own, tmp_path / "own.keras", Info("own", 32))
+    photo = load_table(data_folder("sample"))["path"].iloc[0]
+    done = CliRunner().invoke(app, ["predict", "--model", str(tmp_path / "own.keras"), "--json", photo])
+    assert done.exit_code == 0, done.output
+    answer = np.asarray(own.predict_on_batch(fit_photo(photo, 32)[None]))[0]
+    assert list(json.loads(done.stdout)["photos"][0]["probabilities"].values()) == pytest.approx(answer.tolist(), abs=1e-5)
