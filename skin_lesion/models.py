@@ -464,9 +464,10 @@ def fold_norms(
 ):  # `keras.Model` with weights of its own that answers the same, sooner
     "Fold every batch normalisation that follows a convolution, and nothing else does, into that convolution."
     readers = Counter(id(x) for layer in model.layers for x in keras.tree.flatten(layer.input))
-    norms = {id(layer.input): layer for layer in model.layers if type(layer) is layers.BatchNormalization and layer.axis in (-1, 3)}
+    once = [layer for layer in model.layers if len(layer._inbound_nodes) == 1]  # what is called twice would be two things at once
+    norms = {id(layer.input): layer for layer in once if type(layer) is layers.BatchNormalization and layer.axis in (-1, 3)}
     linear, kinds = keras.activations.linear, (layers.Conv2D, layers.DepthwiseConv2D)
-    convs = [layer for layer in model.layers if isinstance(layer, kinds) and layer.activation is linear]
+    convs = [layer for layer in once if isinstance(layer, kinds) and layer.activation is linear]
     folds = {conv.name: norms[id(conv.output)] for conv in convs if id(conv.output) in norms and readers[id(conv.output)] == 1}
     gone = {norm.name for norm in folds.values()}
 

@@ -469,3 +469,12 @@ def test_norms_that_others_read_or_that_lack_a_part_are_folded_with_care():
     np.testing.assert_allclose(run(quick, given), run(model, given), rtol=1e-4, atol=1e-4)
     norms = [{layer.name for layer in network.layers if isinstance(layer, layers.BatchNormalization)} for network in (model, quick)]
     assert norms[0] - norms[1] == {"gone"} and norms[1] < norms[0]
+
+
+def test_a_layer_that_is_called_twice_is_not_folded():
+    photos, conv = keras.Input((8, 8, 3)), layers.Conv2D(3, 3, padding="same")
+    normed = layers.BatchNormalization()(conv(photos))
+    model, rng = keras.Model(photos, layers.Concatenate()([normed, conv(layers.ReLU()(normed))])), np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, value.shape) for value in model.get_weights()])
+    given = rng.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(run(fold_norms(model), given), run(model, given), rtol=1e-5)
