@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'Config', 'add_in_one_order', 'learning_rates', 'make_optimizer', 'FusedNormalization', 'fused',
-           'frozen_edge', 'learning_part', 'Features', 'cached', 'compile_phase', 'save_checkpoint', 'load_checkpoint',
-           'best_epoch', 'Keeper', 'save_weights', 'load_weights', 'log_to_tensorboard', 'fit', 'calibrate',
-           'uncalibrate', 'predict_table', 'write_predictions', 'check_start', 'start_run', 'alone', 'precision',
-           'finish_run', 'train', 'demo_config', 'demo_run']
+           'frozen_edge', 'learning_part', 'Features', 'cached', 'Taught', 'compile_phase', 'save_checkpoint',
+           'load_checkpoint', 'best_epoch', 'Keeper', 'save_weights', 'load_weights', 'log_to_tensorboard', 'fit',
+           'calibrate', 'uncalibrate', 'predict_table', 'write_predictions', 'check_start', 'start_run', 'alone',
+           'precision', 'finish_run', 'train', 'demo_config', 'demo_run']
 
 # %% ../nbs/03_train.ipynb #ec3a9345
 import hashlib
@@ -65,7 +65,7 @@ from skin_lesion.imbalance import (
     class_counts,
     make_loss,
 )
-from .models import Info, create, fold, freeze, log_probabilities, logits_model, read_info, save, trained_files, turned, versions
+from .models import Info, create, fold, freeze, load, log_probabilities, logits_model, read_info, save, trained_files, turned, versions
 
 # %% ../nbs/03_train.ipynb #a60ab1b8
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -92,6 +92,7 @@ class Config:
     degraded: float = 0.0  # share of the training photos that `imbalance.degrade` makes worse
     mixup: float = 0.0  # `alpha` of `imbalance.mixup`; 0 blends nothing
     label_smoothing: float = 0.0  # share of every label that is spread over all classes
+    teachers: str = None  # .keras files of trained models with commas between them, whose mean answer is half of every label
     average: int = 1  # epochs whose weights are averaged at the end; 1 takes the best epoch's
     views: int = 1  # flips and quarter turns that an answer averages, 1 to 8
     protocol: str = "honest"  # one of `imbalance.PROTOCOLS`; the others measure what carelessness is worth
@@ -109,6 +110,10 @@ class Config:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)}; expected {low} or more.")
+        if self.teachers and not trained_files(self.teachers):
+            raise ValueError(f"teachers='{self.teachers}'; expected .keras files of trained models, with commas between several.")
+        if self.teachers and self.cached_views:
+            raise ValueError(f"Teachers look at photos, and cached_views={self.cached_views} shows features. Use cached_views=0 with teachers.")
 
 # %% ../nbs/03_train.ipynb #0b87db6b
 def add_in_one_order():  # None
@@ -247,6 +252,31 @@ def cached(
                     kept[some, view] = network.predict_on_batch(turned(photos, view))
             kept.flush()
     return Features(np.load(path, mmap_mode="r"), batches)
+
+# %% ../nbs/03_train.ipynb #c29fccc9
+class Taught(Batches):
+    "Batches whose labels are to one half what trained models say of the photos as they are shown."
+
+    def __init__(
+        self,
+        batches,  # training `Batches`
+        teachers,  # `Config.teachers`; they look at photos of the size of `batches`
+        believed,  # class shares that the training makes a network believe in, shape (n_classes,)
+    ):
+        vars(self).update(vars(batches))
+        self.teachers = []
+        for file in trained_files(teachers):
+            model, info = load(file)
+            if info.size != self.photos.shape[1]:
+                raise ValueError(f"{file} takes photos of {info.size} pixels, expected {self.photos.shape[1]}. Give a teacher of that size.")
+            self.teachers.append((model, np.log(np.maximum(believed, 1e-6) / np.maximum(info.prevalence, 1e-6))))
+
+    def part(self, step, places):
+        "The photos and labels at some places of a batch."
+        photos, labels = super().part(step, places)
+        with separately():
+            said = np.mean([log_probabilities(model, photos) + shift for model, shift in self.teachers], axis=0)
+        return photos, (labels + softmax(said, axis=1).astype("float32")) / 2
 
 # %% ../nbs/03_train.ipynb #b1b3f0ea
 def compile_phase(
@@ -523,10 +553,10 @@ def write_predictions(
 
 # %% ../nbs/03_train.ipynb #57e440f3
 def check_start(
-    weights,  # `Config.weights`
+    weights,  # `Config.weights` or `Config.teachers`
     split,  # `split_hash` of the table
 ):  # None
-    "Refuse to go on from a model that may have learned from this split's test lesions."
+    "Refuse to learn from a model that may have learned from this split's test lesions."
     for file in trained_files(weights):
         before = read_info(file)
         if before is None or before.split_hash != split:
@@ -634,6 +664,20 @@ def finish_run(run, model, table, photos, validation, config, history):
     save(model, run / "model.keras", info)
 
 # %% ../nbs/03_train.ipynb #bc5c95e4
+def _both_batches(table, photos, config):
+    "What a training learns from and what it is judged by."
+    y = labels(table)
+    rows = {part: np.flatnonzero(table["part"] == part) for part in PARTS}
+    counts = class_counts(y[rows["train"]])
+    more = augment_strength(counts) if config.targeted else 1.0
+    changes = {"how": Augmentation(degraded=config.degraded), "strength": config.augmentation * more}
+    changes |= {"blend": config.mixup, "smoothing": config.label_smoothing}
+    batches = Batches(photos, y, rows["train"], config.batch_size, config.sampler, seed=config.seed, **changes)
+    if config.teachers:
+        batches = Taught(batches, config.teachers, believed_shares(counts, config.loss, config.sampler))
+    return batches, Batches(photos, y, rows["validation"], 64)
+
+
 def _learn(run, table, config):
     "The work of `train`, once the run's folder is there and held."
     if config.deterministic:
@@ -642,19 +686,13 @@ def _learn(run, table, config):
     photos = once(lambda: pixels(table, config.size))
     if config.protocol != "honest":
         table, photos = careless_split(table, photos, config.protocol, config.seed)
-    y = labels(table)
-    rows = {part: np.flatnonzero(table["part"] == part) for part in PARTS}
-    more = augment_strength(class_counts(y[rows["train"]])) if config.targeted else 1.0
-    changes = {"how": Augmentation(degraded=config.degraded), "strength": config.augmentation * more}
-    changes |= {"blend": config.mixup, "smoothing": config.label_smoothing}
-    batches = Batches(photos, y, rows["train"], config.batch_size, config.sampler, seed=config.seed, **changes)
-    validation = Batches(photos, y, rows["validation"], 64)
+    batches, validation = _both_batches(table, photos, config)
     with together():
         with precision(config.precision):
             model = create(config.model, config.size, config.weights, dropout=config.dropout)
         if infos := [read_info(file) for file in trained_files(config.weights)]:
             before = infos[0] if len(infos) == 1 else replace(infos[0], temperature=1.0)  # a mean of calibrated logits
-            uncalibrate(model, before, believed_shares(class_counts(y[rows["train"]]), config.loss, config.sampler))
+            uncalibrate(model, before, believed_shares(class_counts(batches.y), config.loss, config.sampler))
         history = fit(model, run, batches, validation, config)
     if place()[0] == 0:
         finish_run(run, _as_saved(model, config), table, photos, validation, config, history)
@@ -672,7 +710,8 @@ def train(
     run = Path(run)
     join()
     check_split(table)
-    check_start(config.weights, split_hash(table))
+    for models in (config.weights, config.teachers):
+        check_start(models, split_hash(table))
     once(lambda: start_run(run, table, config, resume or place()[0] > 0))
     if not (run / "model.keras").exists():
         try:

@@ -37,7 +37,8 @@ def fit_and_tell(model, run, *others, fit=training.fit):
     return history
 
 training.fit = fit_and_tell
-training.train(pd.read_csv(sys.argv[1]), sys.argv[2], training.Config(size=32, epochs=2, batch_size=8))
+teachers = sys.argv[3] if len(sys.argv) > 3 else None
+training.train(pd.read_csv(sys.argv[1]), sys.argv[2], training.Config(size=32, epochs=2, batch_size=8, teachers=teachers))
 """
 COMMAND = [sys.executable, "-c", "from skin_lesion.app import main; main()", "train", "--distributed"]
 
@@ -99,6 +100,16 @@ def test_both_ranks_hold_the_same_weights(runs):
         assert zero.files == one.files and len(zero.files) > 10
         for name in zero.files:
             np.testing.assert_array_equal(zero[name], one[name])
+
+
+def test_teachers_say_the_same_to_two_processes(data, environment, runs, tmp_path):
+    for processes in (1, 2):
+        command = [python_with("jax"), "-c", TRAIN, str(data), str(tmp_path / f"by{processes}"), str(runs / "by1/model.keras")]
+        launch(command, processes, environment=environment)
+    one, two = history(tmp_path / "by1"), history(tmp_path / "by2")
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-3)
+    np.testing.assert_allclose(two["val_loss"], one["val_loss"], rtol=1e-3)
+    assert (one["loss"] > history(runs / "by1")["loss"]).all()  # half of every label is spread over classes
 
 
 def test_a_launcher_on_each_machine_does_the_same(data, environment, runs, tmp_path):

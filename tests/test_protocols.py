@@ -131,3 +131,16 @@ def test_half_precision_file_keeps_the_answers(table, tmp_path):
     assert (info.temperature, info.views) == (1.5, 4)
     with pytest.raises(ValueError, match="Only a registry model"):
         save(create("cnn", 32), tmp_path / "x.npz", Info("other", 32))
+
+
+def test_teachers_change_what_is_learned_and_know_the_same_lesions(table, first, tmp_path):
+    small, taught = few(table), replace(TINY, teachers=str(first))
+    plain, student = (pd.read_csv(run / "history.csv") for run in (first.parent, train(small, tmp_path / "student", taught)))
+    assert not np.allclose(plain["loss"], student["loss"], rtol=1e-3)
+    other = small.assign(part=small["part"].map({"train": "train", "validation": "test", "test": "validation"}))
+    with pytest.raises(ValueError, match="go on with the split of that model"):
+        train(other, tmp_path / "other", taught)
+    with pytest.raises(ValueError, match="takes photos of 32 pixels, expected 48"):
+        train(small, tmp_path / "large", replace(taught, size=48))
+    with pytest.raises(ValueError, match="Use cached_views=0 with teachers"):
+        replace(taught, cached_views=1)
