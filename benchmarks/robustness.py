@@ -92,8 +92,10 @@ def main():
     found = {name: answers(model, info, table, change) for name, change in CHANGES.items()}
     rows = {}
     for name in list(CHANGES)[1:]:
-        gap = paired_difference(found[name], found["none"])
-        rows[name] = {"photos": len(table), "balanced_accuracy": gap["difference"], "low": gap["low"], "high": gap["high"]}
+        rows[name] = {"photos": len(table)}
+        for metric, column in (("balanced_accuracy", "balanced_accuracy"), ("recall.mel", "melanoma_recall")):
+            gap = paired_difference(found[name], found["none"], metric)
+            rows[name] |= {column: gap["difference"], f"{column}_low": gap["low"], f"{column}_high": gap["high"]}
         rows[name] |= flips(found["none"], found[name])
     result = pd.DataFrame(rows).T.rename_axis("change").astype({"photos": int})
     print(result.round(3).to_string())

@@ -472,9 +472,12 @@ def slices(
     predictions,      # table of predictions
     table,            # photo table with `image_id` and `column`
     column,           # such as sex, localization, dx_type or age (in years, cut into bands)
+    watched=None,     # a class whose recall is shown as well, such as "mel"
     classes=CLASSES,  # class names in the order of the probability columns
-):                    # table: value of the column -> n, n_lesions, classes present, balanced_accuracy, low, high
+):                    # table: value of the column -> n, n_lesions, classes present, balanced_accuracy, low, high; of `watched` n, recall, low, high
     "Balanced accuracy of each group of photos, with its 95 % interval."
+    if watched and watched not in classes:
+        raise ValueError(f"Unknown class '{watched}' to watch; expected one of {', '.join(classes)}.")
     _refuse(predictions, ~predictions["image_id"].isin(table["image_id"]),
             "is not in the photo table; expected all photos there. Pass the table that was predicted.")
     values = predictions["image_id"].map(table.set_index("image_id")[column])
@@ -482,9 +485,12 @@ def slices(
         values = pd.cut(values, [0, 30, 45, 60, 75, np.inf], right=False, labels=["0-29", "30-44", "45-59", "60-74", "75 or more"])
     rows = {}
     for value, group in predictions.groupby(values.astype(object).fillna("unknown")):
-        score = intervals(bootstrap(group, classes=classes))["balanced_accuracy"]
-        rows[value] = {"n": len(group), "n_lesions": group["lesion_id"].nunique(), "classes": group["dx"].nunique(), **score}
-    whole = dict.fromkeys(["n", "n_lesions", "classes"], int)
+        scores = intervals(bootstrap(group, classes=classes))
+        rows[value] = {"n": len(group), "n_lesions": group["lesion_id"].nunique(), "classes": group["dx"].nunique(), **scores["balanced_accuracy"]}
+        if watched:
+            recall = {key.replace("value", "recall"): score for key, score in scores[f"recall.{watched}"].items()}
+            rows[value] |= {f"{watched} n": (group["dx"] == watched).sum()} | {f"{watched} {key}": score for key, score in recall.items()}
+    whole = dict.fromkeys(["n", "n_lesions", "classes"] + [f"{watched} n"] * bool(watched), int)
     return pd.DataFrame(rows).T.rename(columns={"value": "balanced_accuracy"}).rename_axis(column).astype(whole)
 
 # %% ../nbs/05_evaluate.ipynb #edd864f3

@@ -525,6 +525,29 @@ def test_gallery_is_the_same_from_either_format(tmp_path, monkeypatch):
     assert data.read_photo(tmp_path / "model.keras_gallery" / "mel_gradcam.jpg").shape == (780, 2100, 3)
 
 
+REOPEN = """
+import sys
+import numpy as np
+from skin_lesion import models
+from skin_lesion.app import main
+file, photos, answers, data, out = sys.argv[1:]
+np.save(answers, models.load(file)[0].predict_on_batch(np.load(photos)))
+sys.argv = ["skin-lesion", "gradcam", "--model", file, "--data", data, "--out", out]
+main()
+"""
+
+
+def test_a_hybrid_in_an_h5_file_answers_and_explains_itself_in_a_fresh_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKIN_LESION_CACHE", str(tmp_path / "cache"))
+    model, photos = models.create("cnn_densenet121", 32), np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    file = models.save(model, tmp_path / "best_model.h5", models.Info("cnn_densenet121", 32))
+    np.save(tmp_path / "photos.npy", photos)
+    names = [file, tmp_path / "photos.npy", tmp_path / "answers.npy", photo_folder(tmp_path / "data"), tmp_path / "gallery"]
+    subprocess.run([sys.executable, "-c", REOPEN, *map(str, names)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), model.predict_on_batch(photos), atol=1e-6)
+    assert {path.name for path in (tmp_path / "gallery").iterdir()} == {f"{dx}_gradcam.jpg" for dx in data.CLASSES}
+
+
 def test_gallery_rule():
     class Told:
         def predict_on_batch(self, photos):

@@ -40,9 +40,9 @@ def score(folder):
 
 
 def score_slices(predictions, folder):
-    "Write slices.csv: balanced accuracy of each group of the test photos."
+    "Write slices.csv: balanced accuracy and melanoma recall of each group of the test photos."
     table = load_table(os.environ["SKIN_LESION_DATA"])
-    columns = {column: slices(predictions, table, column) for column in ("age", "sex", "localization", "dx_type")}
+    columns = {column: slices(predictions, table, column, watched="mel") for column in ("age", "sex", "localization", "dx_type")}
     stacked = pd.concat(columns, names=["column", "value"]).reset_index()
     with atomic_write(folder / "slices.csv") as draft:
         stacked.to_csv(draft, index=False, float_format="%.6g")
