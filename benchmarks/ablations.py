@@ -33,7 +33,7 @@ BASES = {
     "real": Config(model="efficientnet_lite0", size=112, epochs=5, **LITE),
 }
 FLIPS, COLOUR, PATIENT = "8 flips and turns", "colour constancy", "age, sex and site, joined late"
-MEAN, DISTILLED = "mean of the networks of all seeds", "these distilled into one network"
+MEAN, DISTILLED = "mean of the networks of all seeds", "networks of all seeds distilled into one"
 TRAINED = {
     "natural sampling": {"sampler": "natural"},
     "weighted loss, natural sampling": {"sampler": "natural", "loss": "weighted"},
